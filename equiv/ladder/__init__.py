@@ -1,0 +1,1 @@
+"""Rungs of the ladder: each takes two callables and returns evidence."""

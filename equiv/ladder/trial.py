@@ -1,0 +1,238 @@
+"""Candidate, reference and float64 oracle, run on the same draws of weights and inputs."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from equiv.ladder.draws import LAYOUTS, draw_input, draw_weights
+from equiv.ladder.rule import Deviation, Different, Norms, Tensors, Unknown, check_structure, deviations
+
+Function = Callable[..., Any]
+Weights = Literal["auto", "random", "own"]
+Convert = Callable[[Tensors], Tensors]
+
+#: How often the oracle's inputs and weights are moved, and how far, relative to their root mean square: four roundings
+#: of the half types; more of the others, where bugs are far larger than that.
+MOVES = 32
+STEP = {torch.float64: 2.0**-47, torch.float32: 2.0**-18, torch.bfloat16: 4 * 2.0**-9, torch.float16: 4 * 2.0**-12}
+
+
+class Trial:
+    """Two callables in one dtype on one device; see :func:`equiv.ladder.floating.check` for the arguments."""
+
+    def __init__(
+        self,
+        candidate: Function,
+        reference: Function,
+        inputs: Sequence[torch.Tensor],
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        gradients: bool,
+        convert: Convert | None,
+        layout: str,
+        seed: int,
+    ) -> None:
+        self.originals = candidate, reference
+        self.inputs, self.dtype, self.device = list(inputs), dtype, device
+        self.gradients, self.convert, self.layout = gradients, convert, layout
+        self.generator = torch.Generator().manual_seed(seed)
+        #: whether parameters can be compared by name
+        self.named = convert is not None or _same_names(candidate, reference)
+
+    # Weights
+
+    def weightings(self, weights: Weights) -> list[str]:
+        """The kinds of weights to run with: the modules' own, random ones shared by name, or both."""
+        candidate, reference = self.originals
+        modules = [f for f in self.originals if isinstance(f, nn.Module)]
+        for module in modules:
+            for name, inner in module.named_modules():
+                if isinstance(inner, _DropoutNd) and inner.training and inner.p > 0:
+                    raise Unknown(f"dropout in training mode ({name or type(module).__name__}) is random: call eval()")
+        if not modules:
+            return ["own"]
+        if weights == "random" and not self.named:
+            raise Unknown(f"weights cannot be shared by name: {_name_mismatch(candidate, reference)}")
+        if weights == "auto":
+            shared = self.convert is not None or (self.named and same_values(candidate, reference))
+            return ["own", "random"] if shared else ["own"]
+        return [weights]
+
+    def set_weights(self, how: str) -> None:
+        """Make fresh copies of both callables, with the weights, in the dtype under test, and the oracle in float64."""
+        candidate, reference = (_attempt("copying", copy.deepcopy, f) for f in self.originals)
+        if how == "random" and isinstance(reference, nn.Module):
+            draw_weights(reference, self.generator)
+        _attempt("conversion to the dtype", _to, reference, self.dtype, "cpu")
+        if isinstance(candidate, nn.Module) and isinstance(reference, nn.Module) and (how == "random" or self.convert):
+            state = dict(reference.state_dict())
+            _attempt("loading", candidate.load_state_dict, self.convert(state) if self.convert else state)
+        self.candidate = _attempt("conversion to the dtype", _to, candidate, self.dtype, self.device)
+        self.oracle = _attempt("conversion to float64", _to, copy.deepcopy(reference), torch.float64, "cpu")
+        self.reference = _attempt("moving to the device", _to, reference, self.dtype, self.device)
+
+    # Runs
+
+    def run(self, pattern: str) -> list[Deviation]:
+        """Evaluate all three on one input and compare."""
+        values = [self._draw(x, pattern) for x in self.inputs]
+        self.cotangent_seed = int(torch.randint(2**31, (1,), generator=self.generator))
+        # For the sensitivity: the state before this run (running statistics change in training mode).
+        before = copy.deepcopy(self.oracle)
+        # The candidate runs first and on inputs of its own: it can neither copy nor disturb what it is compared with.
+        got = self._evaluate(self.candidate, values, self.dtype, self.device, "the candidate")
+        low = self._evaluate(self.reference, values, self.dtype, self.device, "the reference")
+        want = self._evaluate(self.oracle, values, torch.float64, torch.device("cpu"), "the float64 oracle")
+        for name in want:
+            if "no grad" in name and not torch.equal(*map(torch.nan_to_num, (want[name], want[name[:-9]]))):
+                raise Unknown("the reference is random: two calls on the same input differ")
+        check_structure(got, low, want)
+        found = list(deviations(got, low, want, self.dtype))
+        if any(one.share > 1 for one in found):
+            found = list(deviations(got, low, want, self.dtype, self._sensitivity(before, values, want)))
+        return found
+
+    def _draw(self, x: torch.Tensor, pattern: str) -> torch.Tensor:
+        if not x.is_floating_point():
+            return x.detach().cpu()
+        value = x.detach().double().cpu() if pattern == "given" else draw_input(tuple(x.shape), pattern, self.generator)
+        return value.to(self.dtype)
+
+    def _sensitivity(self, oracle: Function, values: list[torch.Tensor], want: Tensors) -> dict[str, Norms]:
+        """The largest change of each of the oracle's tensors when inputs and weights move by a few roundings."""
+        step = STEP[self.dtype]
+        largest: dict[str, Norms] = {}
+
+        def move(x: torch.Tensor) -> torch.Tensor:
+            x = x.double()
+            noise = torch.randn(x.shape, generator=self.generator, dtype=torch.float64)
+            return x + step * x.square().mean().sqrt() * noise
+
+        for _ in range(MOVES):
+            fresh = copy.deepcopy(oracle)
+            if isinstance(fresh, nn.Module):
+                with torch.no_grad():
+                    for parameter in fresh.parameters():
+                        parameter.copy_(move(parameter))
+            moved = [move(v) if v.is_floating_point() else v for v in values]
+            result = self._evaluate(fresh, moved, torch.float64, torch.device("cpu"), "the float64 oracle")
+            for name, tensor in want.items():
+                if tensor.is_floating_point():
+                    change = Norms.of(result[name] - tensor)
+                    largest[name] = change.at_least(largest.get(name, change))
+        return largest
+
+    def _evaluate(
+        self, f: Function, values: list[torch.Tensor], dtype: torch.dtype, device: torch.device, who: str
+    ) -> Tensors:
+        """Outputs (without and with grad mode), gradients and buffers of ``f`` by name, on the CPU."""
+        leaves = [v.to(device, dtype if v.is_floating_point() else v.dtype, copy=True) for v in values]
+        before = [leaf.clone() for leaf in leaves]
+        with torch.no_grad():
+            quiet = _outputs(_attempt(f"running {who}", f, *map(LAYOUTS[self.layout], leaves)), who)
+        for index, (leaf, old) in enumerate(zip(leaves, before, strict=True)):
+            if not torch.equal(torch.nan_to_num(leaf), torch.nan_to_num(old)):
+                raise (Different if who == "the candidate" else Unknown)(f"{who} changes its input {index} in place")
+        result = _detached({f"{name}, no grad": value for name, value in quiet.items()})
+        for leaf in leaves:
+            leaf.requires_grad_(self.gradients and leaf.is_floating_point())
+        outputs = _outputs(_attempt(f"running {who}", f, *map(LAYOUTS[self.layout], leaves)), who)
+        result |= _detached(outputs)
+        if self.gradients:
+            result |= self._gradients(f, leaves, outputs, who)
+        if isinstance(f, nn.Module) and self.named and self.convert is None:
+            result |= _detached({f"buffer {name}": buffer for name, buffer in f.named_buffers()})
+        return result
+
+    def _gradients(self, f: Function, leaves: list[torch.Tensor], outputs: Tensors, who: str) -> Tensors:
+        """Gradients of a random linear functional of all floating outputs; zeros where there is no path."""
+        generator = torch.Generator().manual_seed(self.cotangent_seed)
+        total: torch.Tensor | None = None
+        for output in outputs.values():
+            if output.is_floating_point():
+                # Drawn whether or not it is differentiable, so that all three callables get the same cotangents; of
+                # norm about 1, so that gradients do not overflow float16.
+                unit = 2.0 ** -round(math.log2(max(output.numel(), 1)) / 2)
+                cotangent = unit * torch.randn(output.shape, generator=generator, dtype=torch.float64)
+                if output.requires_grad:
+                    term = (output * cotangent.to(self.dtype).to(output)).sum()
+                    total = term if total is None else total + term
+        inputs = {f"x{index}": leaf for index, leaf in enumerate(leaves) if leaf.requires_grad}
+        parameters = dict(f.named_parameters()) if isinstance(f, nn.Module) and self.named else {}
+        sources = [*inputs.values(), *parameters.values()]
+        grads: Sequence[torch.Tensor | None] = [None] * len(sources)
+        if total is not None and sources:
+            wanted = [source for source in sources if source.requires_grad]
+            found = _attempt(f"differentiating {who}", torch.autograd.grad, total, wanted, allow_unused=True)
+            by_id = {id(source): g for source, g in zip(wanted, found, strict=True)}
+            grads = [by_id.get(id(source)) for source in sources]
+        filled = [torch.zeros_like(x) if g is None else g for x, g in zip(sources, grads, strict=True)]
+        by_name = dict(zip(parameters, filled[len(inputs) :], strict=True))
+        if self.convert is not None and who != "the candidate":
+            by_name = self.convert(by_name)
+        named = dict(zip(inputs, filled, strict=False)) | by_name
+        return _detached({f"gradient of {name}": g for name, g in named.items()})
+
+
+def same_values(f: Function, g: Function) -> bool:
+    """Whether all tensors of the same name are equal."""
+    left, right = _state(f), _state(g)
+    return all(torch.equal(left[name].cpu().double(), right[name].cpu().double()) for name in left)
+
+
+def _state(f: Function) -> Tensors:
+    return dict(f.state_dict()) if isinstance(f, nn.Module) else {}
+
+
+def _same_names(f: Function, g: Function) -> bool:
+    left, right = _state(f), _state(g)
+    return {n: t.shape for n, t in left.items()} == {n: t.shape for n, t in right.items()}
+
+
+def _name_mismatch(f: Function, g: Function) -> str:
+    left, right = ({f"{name} {tuple(t.shape)}" for name, t in _state(x).items()} for x in (f, g))
+    return f"only in the candidate: {sorted(left - right)[:4]}, only in the reference: {sorted(right - left)[:4]}"
+
+
+def _attempt(doing: str, f: Function, *args: Any, **options: Any) -> Any:
+    try:
+        return f(*args, **options)
+    except Exception as error:
+        first_line = (str(error).splitlines() or [""])[0]
+        raise Unknown(f"{doing} failed: {type(error).__name__}: {first_line}") from error
+
+
+def _to(f: Any, dtype: torch.dtype, device: torch.device | str) -> Any:
+    return f.to(device=device, dtype=dtype) if isinstance(f, nn.Module) else f
+
+
+def _outputs(value: Any, who: str) -> Tensors:
+    """The tensors in an output: a tensor, or tensors in (nested) sequences and mappings; ``None`` is passed over."""
+    found: Tensors = {}
+
+    def visit(part: Any) -> None:
+        if isinstance(part, torch.Tensor):
+            found[f"output {len(found)}"] = part
+        elif isinstance(part, Mapping):
+            for inner in part.values():
+                visit(inner)
+        elif isinstance(part, list | tuple):
+            for inner in part:
+                visit(inner)
+        elif part is not None:
+            raise Unknown(f"{who} returns a {type(part).__name__}, which cannot be compared")
+
+    visit(value)
+    return found
+
+
+def _detached(tensors: Tensors) -> Tensors:
+    return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
