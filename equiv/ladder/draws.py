@@ -63,8 +63,8 @@ def draw_weights(module: nn.Module, generator: torch.Generator) -> None:
     """Replace all parameters and floating buffers of ``module`` by random values, in place.
 
     Default initialisations hide bugs: biases and bias tables are zero, scales one, attention nearly uniform. Matrices
-    are drawn with standard deviation 1/√fan-in, so that attention on normal inputs is far from uniform without saturating; vectors and
-    tables with standard deviation 0.5; scales and BatchNorm variances around 1.
+    are drawn with standard deviation 1/√fan-in, so that attention on normal inputs is far from uniform and does not
+    saturate; vectors and tables with standard deviation 0.5; scales and BatchNorm variances around 1.
 
     Example:
         >>> norm = nn.LayerNorm(4)

@@ -109,6 +109,10 @@ def check(
         worst, where = max(found, key=lambda pair: pair[0].share)
         if worst.share > 1:
             raise Different(worst.text)
+        where = ""
+        undecided = {one.name for one, _ in found} - {one.name for one, _ in found if one.decisive}
+        if undecided:
+            raise Unknown(f"rounding alone may change half of {', '.join(sorted(undecided))} in this dtype")
     except Unknown as error:
         verdict, reason = Verdict.UNKNOWN, str(error) + where
     except Different as error:

@@ -11,8 +11,8 @@ code from being refused:
 
 1. Gradients that cancel carry the rounding of their terms, so for gradients ‖o‖ is at least 1/16 of the largest one's.
 2. *sensitivity*, measured only where the rest is exceeded: how far the oracle moves when inputs and weights move by a
-   few roundings (division by a small deviation, a ReLU whose argument is within rounding of 0). A correct program may be
-   off by as much, even if the reference happens not to be.
+   few roundings (division by a small deviation, a ReLU whose argument is within rounding of 0). A correct program may
+   be off by as much, even if the reference happens not to be.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ Tensors = dict[str, torch.Tensor]
 #: Granted besides twice the reference's error, relative to the largest element (or to the root mean square).
 TERM = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 4 * 2.0**-9, torch.float16: 4 * 2.0**-12}
 GRADIENT_FLOOR = 1 / 16
+#: A tolerance above this part of the tensor's largest element decides nothing.
+DECISIVE = 0.5
 
 
 class Unknown(Exception):
@@ -66,6 +68,8 @@ class Deviation:
         deviation: ‖c − o‖ divided by the scale ‖o‖.
         tolerance: what the rule allows, divided by the same.
         share: deviation over tolerance: above 1 is a difference.
+        decisive: whether the tolerance is small enough to tell the tensor from another one. (Gradients below the floor
+            are rounding of terms that cancel; there is nothing to decide.)
         text: norm and worst element, for people.
     """
 
@@ -73,6 +77,7 @@ class Deviation:
     deviation: float
     tolerance: float
     share: float
+    decisive: bool
     text: str
 
 
@@ -120,7 +125,7 @@ def _deviation(
         differing = int((got != low).sum())
         if differing:
             raise Different(f"{name}: {differing} of {got.numel()} elements of {got.dtype} differ")
-        return Deviation(name, 0.0, 0.0, 0.0, f"{name}: all elements equal")
+        return Deviation(name, 0.0, 0.0, 0.0, True, f"{name}: all elements equal")
     got, low, want = got.double(), low.double(), want.double()
     _check_finite(name, got, low, want)
     finite = torch.isfinite(want)
@@ -140,7 +145,8 @@ def _deviation(
         f"times; worst element {index}: got {got[index].item():.6g}, expected {want[index].item():.6g}; "
         f"{int((error.abs() > limits.maximum).sum())} of {error.numel()} elements beyond the maximum allowed"
     )
-    return Deviation(name, deviation / (scale or 1), limit / (scale or 1), _share(deviation, limit), text)
+    decisive = limits.maximum <= DECISIVE * size.maximum or Norms.of(want).maximum < GRADIENT_FLOOR * floor.maximum
+    return Deviation(name, deviation / (scale or 1), limit / (scale or 1), _share(deviation, limit), decisive, text)
 
 
 def _check_finite(name: str, got: torch.Tensor, low: torch.Tensor, want: torch.Tensor) -> None:

@@ -73,8 +73,9 @@ class Trial:
             draw_weights(reference, self.generator)
         _attempt("conversion to the dtype", _to, reference, self.dtype, "cpu")
         if isinstance(candidate, nn.Module) and isinstance(reference, nn.Module) and (how == "random" or self.convert):
-            state = dict(reference.state_dict())
-            _attempt("loading", candidate.load_state_dict, self.convert(state) if self.convert else state)
+            state = _state(reference)
+            state = self.convert(state) if self.convert else state
+            _attempt("loading", _load, candidate, state)
         self.candidate = _attempt("conversion to the dtype", _to, candidate, self.dtype, self.device)
         self.oracle = _attempt("conversion to float64", _to, copy.deepcopy(reference), torch.float64, "cpu")
         self.reference = _attempt("moving to the device", _to, reference, self.dtype, self.device)
@@ -149,7 +150,7 @@ class Trial:
         if self.gradients:
             result |= self._gradients(f, leaves, outputs, who)
         if isinstance(f, nn.Module) and self.named and self.convert is None:
-            result |= _detached({f"buffer {name}": buffer for name, buffer in f.named_buffers()})
+            result |= _detached({f"buffer {_plain(name)}": buffer for name, buffer in f.named_buffers()})
         return result
 
     def _gradients(self, f: Function, leaves: list[torch.Tensor], outputs: Tensors, who: str) -> Tensors:
@@ -166,7 +167,8 @@ class Trial:
                     term = (output * cotangent.to(self.dtype).to(output)).sum()
                     total = term if total is None else total + term
         inputs = {f"x{index}": leaf for index, leaf in enumerate(leaves) if leaf.requires_grad}
-        parameters = dict(f.named_parameters()) if isinstance(f, nn.Module) and self.named else {}
+        named = f.named_parameters() if isinstance(f, nn.Module) and self.named else ()
+        parameters = {_plain(name): parameter for name, parameter in named}
         sources = [*inputs.values(), *parameters.values()]
         grads: Sequence[torch.Tensor | None] = [None] * len(sources)
         if total is not None and sources:
@@ -178,8 +180,8 @@ class Trial:
         by_name = dict(zip(parameters, filled[len(inputs) :], strict=True))
         if self.convert is not None and who != "the candidate":
             by_name = self.convert(by_name)
-        named = dict(zip(inputs, filled, strict=False)) | by_name
-        return _detached({f"gradient of {name}": g for name, g in named.items()})
+        by_name = dict(zip(inputs, filled, strict=False)) | by_name
+        return _detached({f"gradient of {name}": g for name, g in by_name.items()})
 
 
 def same_values(f: Function, g: Function) -> bool:
@@ -188,8 +190,17 @@ def same_values(f: Function, g: Function) -> bool:
     return all(torch.equal(left[name].cpu().double(), right[name].cpu().double()) for name in left)
 
 
+def _plain(name: str) -> str:
+    """A parameter's name without the prefix that ``torch.compile`` adds."""
+    return name.replace("_orig_mod.", "")
+
+
+def _load(module: nn.Module, state: Tensors) -> None:
+    module.load_state_dict({name: state[_plain(name)] for name in module.state_dict()})
+
+
 def _state(f: Function) -> Tensors:
-    return dict(f.state_dict()) if isinstance(f, nn.Module) else {}
+    return {_plain(name): tensor for name, tensor in f.state_dict().items()} if isinstance(f, nn.Module) else {}
 
 
 def _same_names(f: Function, g: Function) -> bool:
@@ -220,6 +231,8 @@ def _outputs(value: Any, who: str) -> Tensors:
 
     def visit(part: Any) -> None:
         if isinstance(part, torch.Tensor):
+            if part.is_complex() or part.layout is not torch.strided:
+                raise Unknown(f"{who} returns a {part.dtype} tensor of layout {part.layout}, which cannot be compared")
             found[f"output {len(found)}"] = part
         elif isinstance(part, Mapping):
             for inner in part.values():
