@@ -102,6 +102,9 @@ def test_structure():
         check_structure({}, x, x)
     with pytest.raises(Unknown, match="no tensor"):
         check_structure({}, {}, {})
+    empty = {"output 0": torch.zeros(0, 3), "gradient of x0": torch.zeros(2)}
+    with pytest.raises(Unknown, match="empty"):
+        check_structure(empty, empty, empty)
 
 
 def test_integers_must_be_equal():
