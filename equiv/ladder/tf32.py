@@ -1,8 +1,8 @@
 """TF32 set explicitly, for matrix products *and* for cuDNN: PyTorch's defaults are off for the one, on for the other.
 
 PyTorch 2.9 to 2.13 have two sets of switches. The new ones (``fp32_precision``, one per operator) are what the kernels
-read; the old ones (``cudnn.allow_tf32``, ``set_float32_matmul_precision``) write both, but their readers raise where the
-two disagree, and ``torch.backends.cudnn.flags`` and parts of ``torch.compile`` still use them. So both are written,
+read; the old ones (``cudnn.allow_tf32``, ``set_float32_matmul_precision``) write both, but reading one raises where the
+two disagree, and ``torch.backends.cudnn.flags`` and parts of ``torch.compile`` still read them. So both are written,
 the old ones first, and both are put back.
 """
 
@@ -50,19 +50,16 @@ def setting(on: bool) -> Iterator[None]:
 
 def describe() -> str:
     """The state that the kernels see now, per backend."""
-    from torch.backends import cuda, cudnn
-
-    def state(operator: Any) -> str:
-        return "on" if operator.fp32_precision == "tf32" else "off"
-
-    return f"matmul {state(cuda.matmul)}, cuDNN convolution {state(cudnn.conv)}"
+    matmul, convolution, *_ = ("on" if operator.fp32_precision == "tf32" else "off" for operator in _operators())
+    return f"matmul {matmul}, cuDNN convolution {convolution}"
 
 
 def _operators() -> tuple[Any, ...]:
     """What has a switch of its own; the last is the CPU's."""
-    from torch.backends import cuda, cudnn, mkldnn
+    import torch
 
-    return cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul
+    backends: Any = torch.backends  # its modules are replaced by objects that a type checker does not see
+    return backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn, backends.mkldnn.matmul
 
 
 def _write_old(matmul: str | None, cudnn: bool | None) -> None:
