@@ -62,11 +62,18 @@ def _shapes(ctx: click.Context, _: click.Parameter, texts: tuple[str, ...]) -> l
 
 def _writable(ctx: click.Context, _: click.Parameter, text: str | None) -> str | None:
     """Checked before minutes of work, not after."""
-    path = Path(text or "-")
-    if text not in (None, "-") and (path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK)):
+    if text in (None, "-"):
+        return text
+    path = Path(text).resolve()
+    # A file is replaced, for which its directory must be writable; a device or a pipe is written to.
+    if path.is_dir() or not os.access(path if _is_special(path) else path.parent, os.W_OK):
         expected = "a file that can be written, in a directory that exists"
         raise click.UsageError(message("--json", text, expected, f"equiv {ctx.info_name}"), ctx)
     return text
+
+
+def _is_special(path: Path) -> bool:
+    return path.exists() and not path.is_file()
 
 
 @main.command(short_help="Compare operators, third-party modules, or your own modules.")
@@ -267,12 +274,12 @@ def _print_table(console: Console, table: Any) -> None:
 
 
 def _write_json(output: str, data: Any) -> None:
-    text = json.dumps(_plain(data), indent=2, allow_nan=False, default=str, ensure_ascii=False) + "\n"
+    text = json.dumps(_plain(data), indent=2, allow_nan=False, default=str) + "\n"
     if output == "-":
         click.echo(text, nl=False)
         return
     path = Path(output).resolve()
-    if path.exists() and not path.is_file():  # a device or a pipe cannot be replaced
+    if _is_special(path):
         path.write_text(text, encoding="utf-8")
         return
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

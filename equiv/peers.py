@@ -19,6 +19,7 @@ from torch import nn
 
 from equiv import conv, matmul, picture
 from equiv.catalogue import LOWERINGS
+from equiv.errors import message
 from equiv.ladder.draws import draw_weights
 from equiv.ladder.evidence import Evidence, Verdict
 from equiv.ladder.floating import check
@@ -26,7 +27,7 @@ from equiv.ladder.rule import Tensors
 from equiv.layout import map_to_tokens, tokens_to_map
 from equiv.verify import combine, derive
 
-INSTALL = "pip install --upgrade equiv[peers]"
+INSTALL = "pip install equiv[peers]"
 OLDEST = (5, 9)  # of transformers: before it, ViT and Swin had other parameter names
 PICTURE, WINDOW, SHIFT, MASK = 224, 7, 3, -100.0
 SHARPEN = 2.0  # times LayerNorm's output: attention on it is far from uniform, without being one-hot everywhere
@@ -92,8 +93,11 @@ class Peer:
                 if one.convert is not None:
                     one.candidate.load_state_dict(one.convert(one.reference.state_dict()))
         except Exception as error:  # any, as it is their code that may have changed
-            text = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}; {INSTALL}"
-            return Evidence(Verdict.UNKNOWN, claim, scope, seed=seed, reproduce=again, reason=text)
+            text = " ".join(str(error).split())
+            if not isinstance(error, ImportError):
+                text = f"the third-party module is not as expected ({type(error).__name__}: {text})"
+            reason = text if INSTALL in text else f"{text}: {INSTALL}"
+            return Evidence(Verdict.UNKNOWN, claim, scope, seed=seed, reproduce=again, reason=reason)
         parts = [
             check(
                 one.candidate,
@@ -116,11 +120,17 @@ class Peer:
 def find(slug: str) -> Peer:
     """The peer called ``slug``.
 
+    Raises:
+        ValueError: there is none; the message lists all.
+
     Example:
         >>> find("transformers-swin-1").size
         (56, 96, 3)
     """
-    return next(peer for peer in PEERS if peer.slug == slug)
+    for peer in PEERS:
+        if peer.slug == slug:
+            return peer
+    raise ValueError(message("slug", slug, f"one of {', '.join(peer.slug for peer in PEERS)}", "find"))
 
 
 # Inputs
@@ -207,13 +217,13 @@ def _check_transformers() -> None:
     try:
         import transformers
     except ImportError as error:
-        raise ImportError(f"transformers is missing: {INSTALL}") from error
-    if tuple(map(int, re.findall(r"\d+", transformers.__version__)[:2])) < OLDEST:
-        needed = ".".join(map(str, OLDEST))
-        raise ImportError(f"transformers {transformers.__version__} is older than {needed}: {INSTALL}")
+        raise ImportError("transformers is missing") from error
+    version: str = transformers.__version__
+    if tuple(map(int, re.findall(r"\d+", version)[:2])) < OLDEST:
+        raise ImportError(f"transformers {version} is older than {OLDEST[0]}.{OLDEST[1]}")
 
 
-def _choose_implementation(attention: nn.Module, x: torch.Tensor) -> None:
+def _choose_implementation(attention: Any, x: torch.Tensor) -> None:
     """Eager, their written-out formula; but SDPA in float64, where the eager softmax is cast to float32."""
     attention.config._attn_implementation = "sdpa" if x.dtype == torch.float64 else "eager"
 
@@ -241,9 +251,9 @@ def compare_vit(side: int, dim: int, heads: int, dtype: torch.dtype) -> list[Com
 
 
 def compare_swin(side: int, dim: int, heads: int, dtype: torch.dtype) -> list[Comparison]:
-    """Each of our forms against ``SwinLayer``, with windows in place and shifted (not shifted if there is but one)."""
+    """Each of our forms against ``SwinLayer``, windows shifted or not; a single one never is."""
     found = []
-    for shift in (0, SHIFT):
+    for shift in (0, SHIFT) if side > WINDOW else (SHIFT,):
         theirs = TransformersSwin(side, dim, heads, shift)
         forms = _forms("WindowAttention", dim, heads, window=WINDOW, shift=shift, mask_value=MASK)
         for form, ours in forms.items():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -92,10 +93,10 @@ def check(
         layout=layout,
         seed=seed,
     )
-    found: list[tuple[Deviation, str]] = []
+    found: list[Deviation] = []
     hows: list[str] = []
     verdict, reason = Verdict.EQUAL, ""
-    where = ""
+    how = where = ""
     try:
         with tf32(False):
             hows = trial.weightings(weights)
@@ -103,21 +104,22 @@ def check(
                 trial.set_weights(how)
                 for pattern in ("given", *patterns):
                     where = f" [{pattern} inputs, {how} weights]"
-                    found += [(one, where) for one in trial.run(pattern)]
-        worst, where = max(found, key=lambda pair: pair[0].share)
-        if worst.share > 1:
-            raise Different(worst.text)
+                    found += trial.run(pattern)
+                    beyond = [one for one in found if one.share > 1]
+                    if beyond:  # a wrong output makes gradients wrong too, but says more
+                        outputs = [one for one in beyond if one.name.startswith("output")]
+                        raise Different(max(outputs or beyond, key=attrgetter("share")).text)
         where = ""
-        undecided = {one.name for one, _ in found} - {one.name for one, _ in found if one.decisive}
+        undecided = {one.name for one in found} - {one.name for one in found if one.decisive}
         if undecided:
             raise Unknown(f"rounding alone may change half of {', '.join(sorted(undecided))} in this dtype")
     except Unknown as error:
         verdict, reason = Verdict.UNKNOWN, str(error) + where
     except Different as error:
-        verdict, reason = Verdict.DIFFERENT, str(error) + where + _hint(candidate, reference, trial)
+        verdict, reason = Verdict.DIFFERENT, str(error) + where + (_hint(trial) if how == "own" else "")
     numbers: dict[str, Any] = {"tensors compared": len(found), "seconds": time.perf_counter() - start}
     if found:
-        worst = max(found, key=lambda pair: pair[0].share)[0]
+        worst = max(found, key=attrgetter("share"))
         numbers |= {"largest deviation": worst.deviation, "tolerance": worst.tolerance, "worst tensor": worst.name}
     shapes = ", ".join("x".join(map(str, x.shape)) or "scalar" for x in inputs)
     what = "outputs" if not gradients else "outputs and gradients" if trial.named else "outputs and input gradients"
@@ -165,8 +167,8 @@ def _name(f: Function) -> str:
     return getattr(f, "__name__", type(f).__name__)
 
 
-def _hint(candidate: Function, reference: Function, trial: Trial) -> str:
-    if trial.convert is None and trial.named and not same_values(candidate, reference):
+def _hint(trial: Trial) -> str:
+    if trial.convert is None and trial.named and not same_values(*trial.originals):
         return (
             "; the two modules came with different weights under the same names: load one's state dict into the other, "
             'or pass weights="random"'

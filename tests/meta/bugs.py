@@ -192,6 +192,7 @@ BUGS = (
     Bug("E for both", "LinformerAttention", LINFORMER, "mixing", lambda ef, op: (ef[0], ef[0])),
     Bug("mixing transposed", "LinformerAttention", SQUARE, "mixing", lambda ef, op: (ef[0].mT, ef[1])),
     Bug("merged kernel transposed", "LinearAttention", MERGED, "merged", lambda kernel, op: kernel.mT),
+    Bug("kernels of the neighbour window", "LinearWindowAttention", PADDED, "k", lambda k, op: k.roll(1, 1)),
     Bug("mean of keys without the class token", "DepthwiseAttention", MEAN, "mean", lambda f, op: lambda k: f(k[:, 1:])),
     Bug("queries summed instead of keys", "DepthwiseAttention", MEAN, "z", lambda z, op: z | {"k": z["q"]}),
     # D-Conv
