@@ -42,6 +42,10 @@ class Wrong(Slow):
     def forward(self, x):
         return (x * self.scale).abs()
 
+class Detached(Slow):
+    def forward(self, x):
+        return super().forward(x.detach())
+
 class Renamed(nn.Module):
     def __init__(self):
         super().__init__()
@@ -112,6 +116,8 @@ def user(candidate: str, reference: str = "mine:Slow", *more: str) -> tuple[str,
     [
         (user("mine:Fast"), 0, "EQUAL"),
         (user("mine:Wrong"), 1, "DIFFERENT"),
+        (user("mine:Detached"), 1, "DIFFERENT"),
+        (user("mine:Detached", "mine:Slow", "--forward-only"), 0, "EQUAL"),
         (user("mine:Renamed"), 2, "UNKNOWN"),
         (user("mine:Renamed", "mine:Slow", "--weights", "own"), 0, "EQUAL"),
         (user("mine:Wrong", "mine:Slow", "--weights", "own"), 1, "DIFFERENT"),

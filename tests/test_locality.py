@@ -25,9 +25,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from equiv.testing.strategies import OPERATORS, Drawn, cases, dtypes
+from equiv.testing.strategies import OPERATORS, PRECISE, Drawn, cases
 
 FORMS = ("matmul", "literal", "fused")
+#: Not half types: on a CPU with AMX, PyTorch 2.13's bfloat16 matmul of odd inner size multiplies what follows a row in
+#: memory by 0, so that a NaN reaches the row before (ones (18, 9) with NaN at [1, 0], times ones (9, 27)).
+DTYPES = st.sampled_from(PRECISE)
 PER_IMAGE = ("GlobalAttention", "LinformerAttention", "LinearAttention", "DepthwiseAttention", "DynamicConv2d")
 
 
@@ -96,7 +99,7 @@ def outputs(drawn: Drawn, form: str, x: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_a_changed_value_changes_nothing_out_of_reach(operator):
-    @given(places(operator), dtypes())
+    @given(places(operator), DTYPES)
     def local(place, dtype):
         drawn, at = place
         x = drawn.values().to(dtype)
@@ -112,7 +115,7 @@ def test_a_changed_value_changes_nothing_out_of_reach(operator):
 
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_nan_reaches_what_the_definition_says(operator):
-    @given(places(operator), dtypes())
+    @given(places(operator), DTYPES)
     def nan(place, dtype):
         (drawn, x), at = non_finite(place, dtype, math.nan), place[1]
         for form in FORMS:
@@ -125,7 +128,7 @@ def test_nan_reaches_what_the_definition_says(operator):
 
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_infinities_reach_the_same_outputs_in_both_forms(operator):
-    @given(places(operator), dtypes(), st.sampled_from((math.inf, -math.inf)))
+    @given(places(operator), DTYPES, st.sampled_from((math.inf, -math.inf)))
     def infinite(place, dtype, value):
         (drawn, x), at = non_finite(place, dtype, value), place[1]
         found = {form: ~outputs(drawn, form, x).isfinite() for form in FORMS}

@@ -3,56 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 import pytest
 import torch
-from hypothesis import Phase, assume, event, given, settings
-from hypothesis import strategies as st
+from hypothesis import Phase, event, given, settings
 
 from equiv.catalogue import LOWERINGS
 from equiv.errors import NotEquivalent
 from equiv.ladder.evidence import Verdict
 from equiv.testing import reproduce
-from equiv.testing.strategies import OPERATORS, Drawn, cases, command, dtypes
-
-HALF = (torch.bfloat16, torch.float16)
-
-
-def normalises(drawn: Drawn) -> bool:
-    """Does the operator divide by a standard deviation that it takes of the input, over few values?
-
-    Where these values are (nearly) equal, it divides rounding errors by √eps: PyTorch's float16 ``layer_norm`` of a
-    constant 3000 is -0.025 instead of 0. Nothing can be said of such a result in half precision but that it is noise.
-    """
-    return drawn.training or drawn.options.get("activation", "").startswith("layernorm")
-
-
-def leaves_taps_unused(drawn: Drawn) -> bool:
-    """Does some tap of a strided K×K kernel meet nothing but padding?
-
-    oneDNN 3.12 (PyTorch 2.13) leaves the weight gradient of such taps uninitialised in bfloat16 on the CPU:
-    ``F.conv2d`` of a ``(1, 2, 6, 1)`` map with a ``(2, 2, 3, 3)`` kernel, stride 2, padding 1, has garbage in it.
-    """
-    options = {"kernel_size": 3, "stride": 1, "dilation": 1} | dict(drawn.options)
-    size, stride, dilation = (options[name] for name in ("kernel_size", "stride", "dilation"))
-    padding = options.get("padding", dilation * (size - 1) // 2)
-
-    def unused(length: int) -> bool:
-        outputs = (length + 2 * padding - dilation * (size - 1) - 1) // stride + 1
-        reads = [{o * stride + tap * dilation - padding for o in range(outputs)} for tap in range(size)]
-        return any(positions.isdisjoint(range(length)) for positions in reads)
-
-    return drawn.operator == "DynamicConv2d" and stride > 1 and any(map(unused, drawn.shape[2:]))
-
-
-@st.composite
-def runs(draw: Any, operator: str) -> tuple[Drawn, torch.dtype]:
-    drawn = draw(cases(operator))
-    dtype = draw(dtypes().filter(lambda dtype: dtype not in HALF) if normalises(drawn) else dtypes())
-    assume(not (dtype is torch.bfloat16 and leaves_taps_unused(drawn)))
-    return drawn, dtype
-
+from equiv.testing.strategies import HALF, OPERATORS, Drawn, cases, command, dtypes, runs
 
 def obstacle(drawn: Drawn, dtype: torch.dtype, reason: str) -> str:
     """The known obstacle, if that is why nothing could be said; empty otherwise."""

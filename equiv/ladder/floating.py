@@ -65,7 +65,7 @@ def check(
         layout: a name from :data:`equiv.ladder.draws.LAYOUTS`.
         seed: of all random draws; ``None``: drawn now.
         claim: one sentence for the evidence.
-        reproduce: a command for the evidence.
+        reproduce: a command for the evidence; empty: the same call with the seed.
 
     Returns:
         Evidence: EQUAL if every tensor is within the rule and nothing else differs (shapes, dtypes, mutated inputs,
@@ -131,7 +131,7 @@ def check(
         assumptions=("the reference, run in float64, computes the intended function",),
         numbers=numbers,
         seed=seed,
-        reproduce=reproduce,
+        reproduce=reproduce or f"the same call with seed={seed}",
         reason=reason,
     )
 

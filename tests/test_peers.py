@@ -1,0 +1,336 @@
+"""equiv.peers: our forms against transformers and SDPA, and what that comparison must refuse."""
+
+import dataclasses
+import math
+import re
+import sys
+import warnings
+
+import pytest
+import torch
+
+from equiv import conv, matmul, peers, picture
+from equiv.ladder.draws import draw_weights
+from equiv.ladder.evidence import Evidence, Verdict
+from equiv.peers import PEERS, Peer, find
+
+transformers = pytest.importorskip("transformers")
+
+SLUGS = [peer.slug for peer in PEERS]
+THEIRS = [slug for slug in SLUGS if slug.startswith("transformers")]
+#: Small enough to refuse quickly: the sensitivity, measured before a refusal, runs the oracle 32 times.
+VIT = dataclasses.replace(find("transformers-vit"), size=(14, 24, 3))
+SWIN = dataclasses.replace(find("transformers-swin-3"), size=(14, 24, 3))
+SDPA = dataclasses.replace(find("torch-sdpa"), size=(14, 24, 3))
+
+
+def run(peer: Peer, dtype: torch.dtype = torch.float64, gradients: bool = False, seed: int = 0) -> Evidence:
+    return peer.check(dtype, "cpu", seed, gradients)
+
+
+def different(evidence: Evidence) -> set[str]:
+    """The claims that were refused; nothing may be unknown."""
+    assert all(part.verdict is not Verdict.UNKNOWN for part in evidence.parts), str(evidence.parts)
+    refused = {part.claim for part in evidence.parts if part.verdict is Verdict.DIFFERENT}
+    assert evidence.verdict is (Verdict.DIFFERENT if refused else Verdict.EQUAL)
+    return refused
+
+
+# The table
+
+
+def test_sizes_are_those_of_the_published_models():
+    swin = transformers.SwinConfig()  # its defaults are Swin-T's
+    assert (swin.window_size, swin.image_size) == (peers.WINDOW, peers.PICTURE)
+    for stage, heads in enumerate(swin.num_heads):
+        size = (swin.image_size // swin.patch_size >> stage, swin.embed_dim << stage, heads)
+        assert find(f"transformers-swin-{stage + 1}").size == size
+    assert find("transformers-vit").size == find("torch-sdpa").size == (224 // 16, 384, 6)  # DeiT-S
+    assert len(set(SLUGS)) == len(PEERS) == 6
+    assert all(re.fullmatch(r"[a-z0-9-]+", slug) for slug in SLUGS)
+
+
+def test_unknown_slug():
+    with pytest.raises(ValueError, match=r"^`slug`='vit', but should be one of transformers-vit, .*\[find\]$"):
+        find("vit")
+
+
+# The input and the weights
+
+
+@pytest.mark.parametrize("slug", SLUGS)
+def test_the_input_is_made_from_the_picture(slug, monkeypatch):
+    peer = find(slug)
+    side, dim, _ = peer.size
+    x = peer.embed(side, dim, 3)
+    assert x.shape in ((1, 1 + side**2, dim), (1, dim, side, side))
+    assert torch.equal(x, peer.embed(side, dim, 3))
+    assert not torch.equal(x, peer.embed(side, dim, 4))
+    # One patch painted over changes one token: number 1 + side of the map, i.e. row 1, column 1.
+    painted, patch = picture.load().clone(), 224 // side
+    painted[:, :, patch : 2 * patch, patch : 2 * patch] = 0
+    monkeypatch.setattr(picture, "load", lambda **_: painted)
+    changed = (peer.embed(side, dim, 3) != x).any(dim=2 if x.dim() == 3 else 1).flatten().nonzero().flatten()
+    assert changed.tolist() == [1 + side + (x.dim() == 3)]
+
+
+@pytest.mark.parametrize("slug", THEIRS)
+def test_attention_is_neither_uniform_nor_one_hot(slug):
+    """Measured on transformers' own attention weights, for the weights and the input of the check."""
+    peer = find(slug)
+    comparison = peer.compare(*peer.size, torch.float32)[-1]
+    module = comparison.reference
+    draw_weights(module, torch.Generator().manual_seed(0))
+    assert all((parameter != 0).all() for parameter in module.parameters())  # biases and tables too
+    weights = []
+    attention = getattr(module, "layer", module).attention
+    with attention.register_forward_hook(lambda *args: weights.append(args[2][1])), torch.no_grad():
+        module(peer.embed(*peer.size[:2], seed=1).float())
+    entropy = torch.special.entr(weights[0]).sum(-1)
+    most = math.log(weights[0].shape[-1])
+    assert 0.3 * most < entropy.mean() < 0.75 * most
+    assert entropy.min() < 0.3 * most
+    assert entropy.max() > 0.7 * most
+
+
+# Equal
+
+
+@pytest.mark.parametrize("slug", SLUGS)
+def test_equal_in_float64_forward_and_all_gradients(slug):
+    evidence = run(find(slug), gradients=True)
+    assert different(evidence) == set()
+    table = slug.startswith("transformers-swin")
+    for part in evidence.parts:
+        # output with and without grad mode; gradients of x, qkv and proj (weight and bias each), the table
+        assert part.numbers["tensors compared"] == 7 + (table or "bias" in part.claim)
+        assert part.numbers["largest deviation"] < 1e-13
+        assert part.numbers["tolerance"] < 1.1e-12 or "SDPA" in part.claim
+    for form in ("matmul", "literal", "fused"):
+        assert any(form in part.claim for part in evidence.parts)
+    expected = {"transformers-vit": 3, "transformers-swin-4": 3, "torch-sdpa": 10}
+    assert len(evidence.parts) == expected.get(slug, 6)
+
+
+@pytest.mark.parametrize("slug", SLUGS)
+def test_equal_in_float32(slug):
+    assert different(run(find(slug), torch.float32)) == set()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("peer", [VIT, SWIN, SDPA], ids=lambda peer: peer.slug)
+def test_equal_in_half_types(peer, dtype):
+    assert different(run(peer, dtype, gradients=True)) == set()
+
+
+def test_same_seed_same_numbers():
+    first, second, other = (run(VIT, torch.float32, seed=seed).numbers["largest deviation"] for seed in (1, 1, 2))
+    assert first == second != other
+
+
+def test_reproduce_is_a_line_of_python():
+    evidence = run(VIT, torch.float32, seed=5)
+    namespace = {"equiv": __import__("equiv.peers"), "torch": torch}
+    assert evidence.seed == 5
+    assert eval(evidence.reproduce, namespace).verdict is Verdict.EQUAL
+
+
+# Their code takes part: a change of it is seen
+
+
+def test_their_partition_shift_mask_and_attention_run(monkeypatch):
+    module = sys.modules["transformers.models.swin.modeling_swin"]
+    layer, attention = module.SwinLayer, module.SwinAttention
+    shifted = {f"{form} with shift 3 equals SwinLayer" for form in ("matmul", "conv, literal,", "conv, fused,")}
+    everything = shifted | {claim.replace("3", "0") for claim in shifted}
+    partition, shift, mask, forward = (
+        module.window_partition,
+        layer.cyclic_shift,
+        layer.get_attn_mask,
+        attention.forward,
+    )
+    for owner, name, changed, seen in (
+        (module, "window_partition", lambda x, w: partition(x.transpose(1, 2), w), everything),
+        (layer, "cyclic_shift", lambda self, x, reverse=False: shift(self, x, not reverse), shifted),
+        (layer, "get_attn_mask", lambda self, *args, **named: None, shifted),
+        (layer, "get_attn_mask", lambda self, *args, **named: _scaled(mask(self, *args, **named), 0.1), shifted),
+        (attention, "forward", lambda self, *args, **named: forward(self.double(), *args, **named), set()),
+        (attention, "forward", lambda self, x, *args, **named: forward(self, 1.001 * x, *args, **named), everything),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, changed)
+            assert different(run(SWIN)) == seen, name
+
+
+def _scaled(mask, factor):
+    return None if mask is None else factor * mask
+
+
+def test_mask_of_minus_infinity_cannot_be_told_from_minus_100(monkeypatch):
+    """exp(−100) is 4e-44; it would show only where logits differ by about 65 or more. Not a claim of ours."""
+    monkeypatch.setattr(peers, "MASK", -math.inf)
+    assert different(run(SWIN)) == set()
+    monkeypatch.setattr(peers, "MASK", -30.0)
+    assert len(different(run(SWIN))) == 3
+
+
+def test_eager_attention_of_transformers_has_float32_accuracy_in_float64(monkeypatch):
+    """Why float64 runs on their SDPA path; when this fails, their eager softmax is float64 and can be used."""
+    monkeypatch.setattr(
+        peers, "_choose_implementation", lambda attention, _: setattr(attention.config, "_attn_implementation", "eager")
+    )
+    deviations = [part.numbers["largest deviation"] for part in run(VIT).parts]
+    assert all(1e-9 < deviation < 1e-5 for deviation in deviations)
+
+
+# Wrong weights and wrong operators are refused
+
+
+def _rows(qkv, order):
+    """The thirds of qkv in another order."""
+    return torch.cat([qkv.chunk(3)[i] for i in order])
+
+
+def _permuted(ours, change):
+    return {name: change(name, tensor) for name, tensor in ours.items()}
+
+
+WRONG_NAMES = {
+    "k and v swapped": lambda name, t: _rows(t, (0, 2, 1)) if "qkv" in name else t,
+    "q and k swapped": lambda name, t: _rows(t, (1, 0, 2)) if "qkv" in name else t,
+    "heads of qkv in another order": lambda name, t: t.roll(8, 0) if "qkv" in name else t,
+    "output projection transposed": lambda name, t: t.T if name == "proj.weight" else t,
+    "table for key minus query": lambda name, t: t.flip(0) if "table" in name else t,
+    "heads of the table in another order": lambda name, t: t.roll(1, 1) if "table" in name else t,
+    "no query bias": lambda name, t: torch.cat((0 * t[:24], t[24:])) if name == "qkv.bias" else t,
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("wrong", WRONG_NAMES)
+@pytest.mark.parametrize("peer", [VIT, SWIN], ids=["vit", "swin"])
+def test_wrong_weights_are_refused_in_every_form(peer, wrong, dtype, monkeypatch):
+    if "table" in wrong and peer is VIT:
+        pytest.skip("ViT has no table")
+    right = peers.our_names
+    monkeypatch.setattr(peers, "our_names", lambda theirs: _permuted(right(theirs), WRONG_NAMES[wrong]))
+    evidence = run(peer, dtype)
+    assert len(different(evidence)) == len(evidence.parts)
+
+
+def _no_scale(patch):
+    patch.setattr(matmul.attention, "logit_scale", lambda activation, dim: 1.0)
+
+
+def _other_direction(patch):
+    roll = torch.Tensor.roll
+    patch.setattr(torch.Tensor, "roll", lambda x, shifts, dims: roll(x, tuple(-s for s in shifts), dims))
+
+
+def _transposed_bias(patch):
+    bias = matmul.heads.MultiHead._bias
+    patch.setattr(matmul.heads.MultiHead, "_bias", lambda self: bias(self).transpose(1, 2))
+
+
+def _wrong_axis(patch):
+    activate = conv.apply.activate
+    patch.setattr(conv.apply, "activate", lambda z, activation, dim: activate(z, activation, 4))
+
+
+def _scale_of_fused(patch):
+    sdpa = conv.apply._sdpa
+    patch.setattr(conv.apply, "_sdpa", lambda q, k, v, bias, scale: sdpa(q, k, v, bias, 1.001 * scale))
+
+
+@pytest.mark.parametrize(
+    ("break_it", "form", "parts"),
+    [
+        (_no_scale, "matmul", 2),
+        (_other_direction, "matmul", 1),
+        (_transposed_bias, "matmul", 2),
+        (_wrong_axis, "conv, literal", 2),
+        (_scale_of_fused, "conv, fused", 2),
+    ],
+)
+def test_a_broken_form_is_refused_and_the_others_are_not(break_it, form, parts, monkeypatch):
+    # their modules use none of what is broken: torch.roll, not Tensor.roll
+    break_it(monkeypatch)
+    refused = different(run(SWIN))
+    assert len(refused) == parts
+    assert all(claim.startswith(form) for claim in refused)
+
+
+def test_a_bug_in_gradients_only_is_refused(monkeypatch):
+    second = conv.apply.second_kernels
+    monkeypatch.setattr(conv.apply, "second_kernels", lambda maps, kernels: second(maps, kernels.detach()))
+    assert different(run(VIT)) == set()
+    assert different(run(VIT, gradients=True)) == {"conv, literal, equals ViTAttention"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16], ids=str)
+def test_sdpa_with_a_wrong_bias_is_refused(dtype, monkeypatch):
+    bias = peers.TorchSDPA.bias
+    monkeypatch.setattr(peers.TorchSDPA, "bias", lambda self: None if self.grid is None else bias(self).mT)
+    evidence = run(SDPA, dtype)
+    assert different(evidence) == {part.claim for part in evidence.parts if "with bias" in part.claim}
+
+
+# Without the packages
+
+
+@pytest.mark.parametrize("slug", THEIRS)
+def test_without_transformers(slug, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    evidence = run(find(slug))
+    assert evidence.verdict is Verdict.UNKNOWN
+    assert evidence.reason == "transformers is missing: pip install equiv[peers]"
+    assert run(SDPA, torch.float32).verdict is Verdict.EQUAL
+
+
+@pytest.mark.parametrize(("version", "reason"), [("4.57.6", "older than 5.9"), ("5.8.1", "older than 5.9")])
+def test_old_transformers(version, reason, monkeypatch):
+    monkeypatch.setattr(transformers, "__version__", version)
+    evidence = run(VIT)
+    assert evidence.verdict is Verdict.UNKNOWN
+    assert evidence.reason == f"transformers {version} is {reason}: pip install equiv[peers]"
+
+
+@pytest.mark.parametrize("version", ["5.9.0", "5.10.0.dev0", "6.0.0rc1"])
+def test_recent_transformers(version, monkeypatch):
+    monkeypatch.setattr(transformers, "__version__", version)
+    assert run(VIT, torch.float32).verdict is Verdict.EQUAL
+
+
+def _another_parameter(module, monkeypatch):
+    init = module.__init__
+
+    def changed(self, *args, **named):
+        init(self, *args, **named)
+        self.temperature = torch.nn.Parameter(torch.ones(1))
+
+    monkeypatch.setattr(module, "__init__", changed)
+
+
+@pytest.mark.parametrize("peer", [VIT, SWIN], ids=["vit", "swin"])
+def test_changed_transformers(peer, monkeypatch):
+    module = {VIT: sys.modules["transformers.models.vit.modeling_vit"].ViTAttention}.get(
+        peer, sys.modules["transformers.models.swin.modeling_swin"].SwinAttention
+    )
+    _another_parameter(module, monkeypatch)
+    evidence = run(peer)
+    assert evidence.verdict is Verdict.UNKNOWN
+    assert "not as expected" in evidence.reason
+    assert evidence.reason.endswith("pip install equiv[peers]")
+
+
+def test_without_pillow(monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    evidence = run(SDPA)
+    assert evidence.verdict is Verdict.UNKNOWN
+    assert evidence.reason == "pictures are read with Pillow, which is missing: pip install equiv[peers]"
+
+
+def test_nothing_is_silenced():
+    before = warnings.filters[:]
+    run(VIT, torch.float32)
+    assert warnings.filters == before
