@@ -1,10 +1,15 @@
 """Table 1 is the paper's, and it is true of the operators."""
 
+import json
+import re
+from pathlib import Path
+
 import pytest
 import torch
+from click.testing import CliRunner, Result
 from torch import nn
 
-from equiv import catalogue, conv, tables
+from equiv import catalogue, cli, conv, tables
 from equiv.catalogue import Case
 from equiv.conv.apply import Merged
 from equiv.conv.selection import SelectAll
@@ -174,3 +179,33 @@ def test_local_selection_takes_kernels_of_the_window_only() -> None:
         corners = {(int(i) // 6 // 3, int(i) % 6 // 3) for i in torch.cat((window, places))}
         assert len(corners) == 1
     assert sorted(locations.flatten().tolist()) == list(range(36))
+
+
+# equiv table
+
+
+def equiv(*arguments: str) -> Result:
+    return CliRunner().invoke(cli.main, arguments, prog_name="equiv", catch_exceptions=False)
+
+
+def test_table_1() -> None:
+    lines = equiv("table", "1").stdout.splitlines()
+    for row in tables.table1():
+        cells = [re.escape(getattr(row, field)) for field in tables.COLUMNS]
+        assert sum(bool(re.fullmatch(" +".join(cells) + " *", line)) for line in lines) == 1
+    assert lines[-1] == tables.LEGEND
+
+
+def test_table_1_as_markdown_and_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = equiv("table", "1", "--markdown").stdout.splitlines()
+    assert lines[:3] == [
+        "|  | kernel bank | kernel selection | kernel type | kernel size |",
+        "| --- | --- | --- | --- | --- |",
+        "| ViT | Dynamic | Hard (all) | paired d→N→d | 1×1 |",
+    ]
+    assert len(lines) == 2 + len(tables.table1())
+    printed = json.loads(equiv("table", "1", "--json").stdout)
+    assert [tables.Row(**row) for row in printed] == tables.table1()
+    assert equiv("table", "1", "--json", "table.json").stdout == ""
+    assert json.loads(Path("table.json").read_text(encoding="utf-8")) == printed

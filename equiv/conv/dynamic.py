@@ -49,8 +49,9 @@ class Anatomy:
     Attributes:
         bank: ``"Static"``, ``"Dynamic"`` or ``"N/A"``.
         selection: ``"Hard (all)"``, ``"Hard (local window)"``, ``"Soft (…)"`` or ``"N/A"``.
-        kind: ``"paired"``, ``"merged"``, ``"dense"`` or ``"depth-wise"``.
-        channels: channel counts along the chain of kernels, such as ``(d, N, d)``; empty for depth-wise.
+        kind: ``"paired"``, ``"merged"``, ``"dense"``, ``"grouped"`` (depth-wise, shared by the channels of a group) or
+            ``"depth-wise"``.
+        channels: channel counts along the chain of kernels, such as ``(d, N, d)``; empty for the last two kinds.
         size: spatial size of a kernel.
     """
 

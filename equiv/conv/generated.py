@@ -102,7 +102,7 @@ class DynamicDepthwiseConv2d(_Generator):
         self.channels, self.kernel_size, self.variant = channels, kernel_size, variant
         self.group_channels, self.reduction, self.lowering = group_channels, reduction, lowering
         radius = (kernel_size - 1) // 2
-        application = ImageKernel(channels, padding=radius) if homogeneous else LocationKernels(lowering)
+        application = ImageKernel(channels, padding=radius) if homogeneous else LocationKernels(channels, lowering)
         self.dynamic = DynamicConvolution(SelectNone(), application)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -174,7 +174,7 @@ class Involution2d(_Generator):
         super().__init__(channels, reduction, channels // group_channels * kernel_size**2, factory)
         self.channels, self.kernel_size, self.stride = channels, kernel_size, stride
         self.group_channels, self.reduction, self.lowering = group_channels, reduction, lowering
-        self.dynamic = DynamicConvolution(SelectNone(), LocationKernels(lowering, stride))
+        self.dynamic = DynamicConvolution(SelectNone(), LocationKernels(channels, lowering, stride))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Convolve ``x (B, C, H, W)`` with the kernels generated at each location."""

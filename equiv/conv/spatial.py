@@ -60,6 +60,7 @@ class LocationKernels:
     index sets, with the channels of a group as the batch.
     """
 
+    channels: int
     lowering: Lowering
     stride: int = 1
 
@@ -92,7 +93,7 @@ class LocationKernels:
         return y.reshape(batch, -1, height, width)
 
     def kernel_type(self, kernels: KernelBank | Generated) -> tuple[str, tuple[int, ...]]:
-        return "depth-wise", ()
+        return "depth-wise" if kernels.kernels[0].shape[1] == self.channels else "grouped", ()
 
     def kernel_size(self, kernels: KernelBank | Generated) -> tuple[int, ...]:
         return tuple(kernels.kernels[0].shape[2:4])

@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 
 from equiv.errors import message
 
@@ -60,7 +60,9 @@ def draw_input(shape: tuple[int, ...], pattern: str, generator: torch.Generator)
 
 @torch.no_grad()
 def draw_weights(module: nn.Module, generator: torch.Generator) -> None:
-    """Replace all parameters and floating buffers of ``module`` by random values, in place.
+    """Replace all parameters, and the running statistics of BatchNorm, by random values, in place.
+
+    Other buffers are constants (masks, frequencies, indices) and stay.
 
     Default initialisations hide bugs: biases and bias tables are zero, scales one, attention nearly uniform. Matrices
     are drawn with standard deviation 1/√fan-in, so that attention on normal inputs is far from uniform and does not
@@ -73,7 +75,8 @@ def draw_weights(module: nn.Module, generator: torch.Generator) -> None:
         True
     """
     for owner in module.modules():
-        for name, tensor in [*owner.named_parameters(recurse=False), *owner.named_buffers(recurse=False)]:
+        statistics = owner.named_buffers(recurse=False) if isinstance(owner, _NormBase) else ()
+        for name, tensor in [*owner.named_parameters(recurse=False), *statistics]:
             if tensor.is_floating_point():
                 tensor.copy_(_draw_weight(owner, name, tensor, generator))
 
@@ -83,7 +86,7 @@ def _draw_weight(owner: nn.Module, name: str, tensor: torch.Tensor, g: torch.Gen
     if name == "running_var":
         return 0.5 + 1.5 * _uniform(shape, g)
     if len(shape) <= 1:
-        is_scale = name == "weight" and (isinstance(owner, _BatchNorm) or "Norm" in type(owner).__name__)
+        is_scale = name == "weight" and "Norm" in type(owner).__name__
         return 1.0 * is_scale + 0.5 * _normal(shape, g)
     if "table" in name or "embed" in name or "token" in name:
         return 0.5 * _normal(shape, g)

@@ -76,7 +76,7 @@ def check(
         ValueError: unknown dtype, pattern, layout or option.
 
     Example:
-        >>> check(nn.functional.relu, lambda x: x.clamp(min=0), [torch.randn(3)]).verdict
+        >>> check(torch.sigmoid, lambda x: 1 / (1 + (-x).exp()), [torch.randn(3)]).verdict
         <Verdict.EQUAL: 'EQUAL'>
     """
     _check_arguments(candidate, reference, inputs, dtype, weights, patterns, layout)

@@ -87,7 +87,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
     add("--gpu-optional", "without a CUDA device, skip the tests marked gpu, even with `-m gpu`", action="store_true")
     add(
-        "--equiv-tf32", "off (default) or on, for matmul and cuDNN, in GPU tests and those that request device", default="off"
+        "--equiv-tf32",
+        "off (default) or on, for matmul and cuDNN, in GPU tests and those that request device",
+        default="off",
     )
     add("--equiv-seed", "seed of the session, from which equiv_seed is drawn (default: a new one)", metavar="INT")
     add("--equiv-profile", "Hypothesis profile with every field stated: ci, dev or nightly", metavar="NAME")

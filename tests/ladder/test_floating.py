@@ -58,7 +58,9 @@ def test_auto_adds_random_weights_where_the_own_ones_are_equal():
 def test_conversion_of_weights_and_gradients():
     evidence = run(Renamed(), nn.Linear(8, 5), convert=to_renamed)
     assert evidence.verdict is Verdict.EQUAL
-    assert evidence.numbers["tensors compared"] == 2 * (2 + 3)  # own and random; outputs, gradients of x, kernel, offset
+    assert evidence.numbers["tensors compared"] == 2 * (
+        2 + 3
+    )  # own and random; outputs, gradients of x, kernel, offset
     wrong = run(Renamed(), nn.Linear(8, 5), convert=lambda t: {**to_renamed(t), "offset": -t["bias"]})
     assert wrong.verdict is Verdict.DIFFERENT
     missing = run(Renamed(), nn.Linear(8, 5), convert=lambda t: {"kernel": t["weight"].mT})
@@ -121,6 +123,21 @@ def test_running_statistics_are_compared():
     evidence = run(Still(8), nn.BatchNorm1d(8), weights="random")
     assert evidence.verdict is Verdict.DIFFERENT
     assert "buffer" in evidence.reason
+
+
+@pytest.mark.parametrize("persistent", [True, False])
+def test_constant_buffers_stay_what_they_are(persistent):
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(8))
+            self.register_buffer("mask", torch.tensor([0.0, 1.0] * 4), persistent=persistent)
+
+        def forward(self, x):
+            assert set(self.mask.tolist()) == {0.0, 1.0}
+            return x * self.weight * self.mask
+
+    assert run(Masked(), Masked(), weights="random").verdict is Verdict.EQUAL
 
 
 @pytest.mark.parametrize(
