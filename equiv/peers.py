@@ -20,12 +20,11 @@ from torch import nn
 from equiv import conv, matmul, picture
 from equiv.catalogue import LOWERINGS
 from equiv.errors import message
-from equiv.ladder.draws import draw_weights
-from equiv.ladder.evidence import Evidence, Verdict
+from equiv.ladder.draws import derive, draw_weights
+from equiv.ladder.evidence import Evidence, Verdict, combine
 from equiv.ladder.floating import check
 from equiv.ladder.rule import Tensors
 from equiv.layout import map_to_tokens, tokens_to_map
-from equiv.verify import combine, derive
 
 INSTALL = "pip install equiv[peers]"
 OLDEST = (5, 9)  # of transformers: before it, ViT and Swin had other parameter names

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
-import hashlib
 import importlib
 import operator
 import os
@@ -24,7 +23,8 @@ from torch import nn
 
 from equiv.catalogue import LOWERINGS, PAIRS, Pair, example_input
 from equiv.errors import message
-from equiv.ladder.evidence import Evidence, Verdict, worst
+from equiv.ladder.draws import derive
+from equiv.ladder.evidence import Evidence, Verdict, combine
 from equiv.ladder.floating import DTYPES, check
 from equiv.ladder.trial import Function, Weights
 
@@ -83,17 +83,6 @@ class Job:
         return dataclasses.replace(evidence, seed=seed, reproduce=shlex.join(words))
 
 
-def derive(seed: int, *words: str) -> int:
-    """A seed of 31 bits that depends on ``seed`` and all ``words``, the same in every process.
-
-    Example:
-        >>> derive(0, "float32") == derive(0, "float32"), derive(0, "float32") == derive(0, "float16")
-        (True, False)
-    """
-    digest = hashlib.sha256("\n".join((str(seed), *words)).encode()).digest()
-    return int.from_bytes(digest[:4], "big") >> 1
-
-
 def devices() -> tuple[str, ...]:
     """The devices of this machine, ``"cpu"`` first."""
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
@@ -142,36 +131,6 @@ def jobs(
     if not found:
         raise ValueError(message("--dtype", ", ".join(dtypes), f"a dtype that {', '.join(on)} has", CALL))
     return found, ["float64 does not exist on mps: not checked there"] * absent
-
-
-def combine(parts: Sequence[Evidence], claim: str, scope: str) -> Evidence:
-    """One evidence for all ``parts``, with the numbers of the part that is nearest to its tolerance.
-
-    Example:
-        >>> near, far = {"largest deviation": 1.0, "tolerance": 4.0}, {"largest deviation": 1.0, "tolerance": 0.5}
-        >>> parts = [Evidence(Verdict.EQUAL, "first", "", numbers=near),
-        ...          Evidence(Verdict.DIFFERENT, "second", "", numbers=far, reason="sign")]
-        >>> both = combine(parts, "all", "everywhere")
-        >>> both.verdict, both.reason, both.numbers["tolerance"]
-        (<Verdict.DIFFERENT: 'DIFFERENT'>, 'second: sign', 0.5)
-    """
-    verdict = worst([part.verdict for part in parts])
-    failing = [part for part in parts if part.verdict is verdict] if verdict is not Verdict.EQUAL else []
-    reason = f"{failing[0].claim}: {failing[0].reason}" if failing else "" if parts else "there are no parts"
-    numbers: dict[str, Any] = {"parts": len(parts)}
-    measured = [part for part in parts if "tolerance" in part.numbers]
-    if measured:
-        nearest = max(measured, key=_share)
-        numbers |= nearest.numbers | {"worst part": nearest.claim}
-    for name in ("tensors compared", "seconds"):
-        numbers[name] = sum(part.numbers.get(name, 0) for part in parts)
-    assumptions = tuple(dict.fromkeys(assumption for part in parts for assumption in part.assumptions))
-    return Evidence(verdict, claim, scope, assumptions, numbers, reason=reason, parts=tuple(parts))
-
-
-def _share(part: Evidence) -> float:
-    deviation, tolerance = part.numbers["largest deviation"], part.numbers["tolerance"]
-    return deviation / tolerance if tolerance else float("inf") if deviation else 0.0
 
 
 def _check_pair(pair: Pair, dtype: torch.dtype, device: str, seed: int, gradients: bool) -> Evidence:

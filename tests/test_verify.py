@@ -9,7 +9,8 @@ import torch
 
 from equiv import catalogue, conv, verify
 from equiv.ladder import floating
-from equiv.ladder.evidence import Evidence, Verdict
+from equiv.ladder.draws import derive
+from equiv.ladder.evidence import Evidence, Verdict, combine
 from equiv.ladder.floating import DTYPES
 from equiv.verify import Job, Subject
 
@@ -63,7 +64,7 @@ def test_combine_takes_the_worst_verdict_and_names_the_first_part_with_it(
     verdicts: list[str], expected: str, reason: str
 ) -> None:
     parts = [part(verdict, f"part {index}") for index, verdict in enumerate(verdicts)]
-    both = verify.combine(parts, "claim", "scope")
+    both = combine(parts, "claim", "scope")
     assert both.verdict is Verdict[expected]
     assert both.reason == reason
     assert both.parts == tuple(parts)
@@ -76,7 +77,7 @@ def test_combine_shows_the_part_nearest_to_its_tolerance() -> None:
         part("EQUAL", "exact", 0.0, 0.0),
         part("UNKNOWN", "not measured"),
     ]
-    both = verify.combine(parts, "claim", "scope")
+    both = combine(parts, "claim", "scope")
     assert both.numbers == {
         "parts": 4,
         "seconds": 2.0,
@@ -86,9 +87,9 @@ def test_combine_shows_the_part_nearest_to_its_tolerance() -> None:
         "worst part": "near its tolerance",
     }
     assert both.assumptions == ("trust",)
-    beyond = verify.combine([*parts, part("DIFFERENT", "should be exact", 1e-9, 0.0)], "claim", "scope")
+    beyond = combine([*parts, part("DIFFERENT", "should be exact", 1e-9, 0.0)], "claim", "scope")
     assert beyond.numbers["worst part"] == "should be exact"
-    lost = verify.combine([*parts, part("DIFFERENT", "infinite", math.inf, 1.0)], "claim", "scope")
+    lost = combine([*parts, part("DIFFERENT", "infinite", math.inf, 1.0)], "claim", "scope")
     assert lost.numbers["worst part"] == "infinite"
 
 
@@ -172,7 +173,7 @@ def test_jobs_have_seeds_of_their_own_which_do_not_depend_on_the_process() -> No
     # The same draws on every device; others for every subject and dtype.
     assert seen["torch.float32 cpu"] == seen["torch.float32 cuda"]
     assert len(set(seen["torch.float32 cpu"] + seen["torch.float16 cpu"])) == 4
-    code = "from equiv.verify import derive; print(derive(5, 'a', 'float32'))"
+    code = "from equiv.ladder.draws import derive; print(derive(5, 'a', 'float32'))"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert int(printed) == seen["torch.float32 cpu"][0]
     assert 0 <= int(printed) < 2**31

@@ -90,5 +90,35 @@ def worst(verdicts: Sequence[Verdict]) -> Verdict:
     return Verdict.EQUAL if verdicts else Verdict.UNKNOWN
 
 
+def combine(parts: Sequence[Evidence], claim: str, scope: str) -> Evidence:
+    """One evidence for all ``parts``, with the numbers of the part that is nearest to its tolerance.
+
+    Example:
+        >>> near, far = {"largest deviation": 1.0, "tolerance": 4.0}, {"largest deviation": 1.0, "tolerance": 0.5}
+        >>> parts = [Evidence(Verdict.EQUAL, "first", "", numbers=near),
+        ...          Evidence(Verdict.DIFFERENT, "second", "", numbers=far, reason="sign")]
+        >>> both = combine(parts, "all", "everywhere")
+        >>> both.verdict, both.reason, both.numbers["tolerance"]
+        (<Verdict.DIFFERENT: 'DIFFERENT'>, 'second: sign', 0.5)
+    """
+    verdict = worst([part.verdict for part in parts])
+    failing = [part for part in parts if part.verdict is verdict] if verdict is not Verdict.EQUAL else []
+    reason = f"{failing[0].claim}: {failing[0].reason}" if failing else "" if parts else "there are no parts"
+    numbers: dict[str, Any] = {"parts": len(parts)}
+    measured = [part for part in parts if "tolerance" in part.numbers]
+    if measured:
+        nearest = max(measured, key=_share)
+        numbers |= nearest.numbers | {"worst part": nearest.claim}
+    for name in ("tensors compared", "seconds"):
+        numbers[name] = sum(part.numbers.get(name, 0) for part in parts)
+    assumptions = tuple(dict.fromkeys(assumption for part in parts for assumption in part.assumptions))
+    return Evidence(verdict, claim, scope, assumptions, numbers, reason=reason, parts=tuple(parts))
+
+
+def _share(part: Evidence) -> float:
+    deviation, tolerance = part.numbers["largest deviation"], part.numbers["tolerance"]
+    return deviation / tolerance if tolerance else float("inf") if deviation else 0.0
+
+
 def _number(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
