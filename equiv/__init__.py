@@ -9,7 +9,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from equiv import catalogue, conv, layout, matmul, testing
+    from equiv import catalogue as catalogue
+    from equiv import conv as conv
+    from equiv import layout as layout
+    from equiv import matmul as matmul
+    from equiv import testing as testing
     from equiv.errors import NotEquivalent
     from equiv.ladder.evidence import Evidence, Verdict
     from equiv.testing import assert_equivalent

@@ -1,9 +1,10 @@
-"""The ten operators: both forms to 1e-12, contractions by convolution alone, and what they are special cases of."""
+"""The operators themselves: both forms equal in float64, what they contract with, and identities between operators."""
 
 from __future__ import annotations
 
 import inspect
-import math
+from collections import Counter
+from typing import Any
 
 import pytest
 import torch
@@ -12,297 +13,258 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from equiv import conv, matmul
-from equiv.catalogue import LOWERINGS, PAIRS, example_input
-from equiv.ladder.draws import draw_weights
+from equiv.catalogue import LOWERINGS, PAIRS
+from equiv.testing.strategies import OPERATORS, Drawn
 
-CASES = [pytest.param(pair, case, id=f"{pair.name}{case}") for pair in PAIRS for case in pair.cases]
-CONVOLUTIONS = {
-    "convolution",
-    "_convolution",
-    "mkldnn_convolution",
-    "conv2d",
-    "_slow_conv2d_forward",
-    "conv_depthwise2d",
-}
-PRODUCTS = {"mm", "bmm", "addmm", "baddbmm", "addbmm", "matmul", "linear", "einsum", "dot", "mv", "addmv", "vdot"}
+CASES = [
+    pytest.param(Drawn(case.shape, case.args, case.options, case.training, operator=pair.name), id=f"{pair.name}-{i}")
+    for pair in PAIRS
+    for i, case in enumerate(pair.cases)
+]
+of_cases = pytest.mark.parametrize("drawn", CASES)
+of_operators = pytest.mark.parametrize("operator", OPERATORS)
+in_both = pytest.mark.parametrize("package", [matmul, conv], ids=["matmul", "conv"])
 
 
-def generator():
-    return torch.Generator().manual_seed(0)
-
-
-def double(module):
-    """``module`` in float64, with weights that hide nothing."""
-    module = module.double()
-    draw_weights(module, generator())
-    return module
-
-
-def sharing(module, other):
-    """``module`` with the weights of ``other``."""
-    module = module.double()
-    module.load_state_dict(other.state_dict())
-    return module
-
-
-def assert_close(got, want, tolerance=1e-12):
+def deviation(got: torch.Tensor, want: torch.Tensor) -> float:
+    """The largest difference, relative to the largest element."""
     assert got.shape == want.shape
-    assert (got - want).abs().max() <= tolerance * want.abs().max()
+    return ((got - want).abs().max() / want.abs().max()).item()
 
 
-# Both forms
+def gradients(operator: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The output and the gradients of a fixed functional of it."""
+    x = x.clone().requires_grad_()
+    y = operator(x)
+    cotangent = torch.randn(y.shape, generator=torch.Generator().manual_seed(7), dtype=y.dtype)
+    names, parameters = zip(*operator.named_parameters(), strict=True)
+    found = torch.autograd.grad(y, [x, *parameters], cotangent)
+    return {"output": y.detach(), **dict(zip(("input", *names), found, strict=True))}
+
+
+# ---- both forms ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("lowering", LOWERINGS)
-@pytest.mark.parametrize(("pair", "case"), CASES)
-def test_values_agree_to_1e_12(pair, case, lowering):
-    reference = double(pair.build("matmul", case))
-    x = example_input(case, generator())
-    assert_close(sharing(pair.build(lowering, case), reference)(x), reference(x))
+@of_cases
+def test_both_forms_agree_to_1e_12_in_float64(drawn, lowering):
+    got, want = (gradients(drawn.build(form), drawn.values()) for form in (lowering, "matmul"))
+    assert got.keys() == want.keys()
+    largest = max(tensor.abs().max() for name, tensor in want.items() if name != "output")
+    assert deviation(got["output"], want["output"]) <= 1e-12
+    for name in want.keys() - {"output"}:  # of a gradient that cancels, only the rounding of its terms is left
+        assert (got[name] - want[name]).abs().max() <= 1e-12 * largest, name
 
 
-@pytest.mark.parametrize(("pair", "case"), CASES)
-def test_parameters_have_the_same_names_shapes_and_initial_values(pair, case):
-    states = []
-    for form in ("matmul", *LOWERINGS):
-        torch.manual_seed(0)
-        states.append(pair.build(form, case).state_dict())
-    for other in states[1:]:
-        assert list(other) == list(states[0])
-        assert all(torch.equal(tensor, states[0][name]) for name, tensor in other.items())
+@of_operators
+def test_signatures_agree_but_for_the_lowering(operator):
+    ours, other = (inspect.signature(getattr(package, operator)).parameters for package in (conv, matmul))
+    assert {name: (p.kind, p.default) for name, p in ours.items() if name != "lowering"} == {
+        name: (p.kind, p.default) for name, p in other.items()
+    }
+    assert [name for name in ours if name != "lowering"] == list(other)
+    assert list(ours)[-3:] == ["lowering", "device", "dtype"]
+    assert ours["lowering"].default == "fused"
+    for package in (conv, matmul):
+        assert list(inspect.signature(getattr(package, operator).forward).parameters) == ["self", "x"]
 
 
-@pytest.mark.parametrize("name", matmul.__all__)
-def test_constructors_differ_by_the_lowering_alone(name):
-    left, right = (inspect.signature(getattr(form, name)).parameters for form in (matmul, conv))
-    described = {key: (parameter.kind, parameter.default) for key, parameter in right.items()}
-    assert described.pop("lowering") == (inspect.Parameter.KEYWORD_ONLY, "fused")
-    assert described == {key: (parameter.kind, parameter.default) for key, parameter in left.items()}
+@of_cases
+def test_states_agree_in_names_shapes_and_order(drawn):
+    states = [drawn.build(form).state_dict() for form in ("matmul", *LOWERINGS)]
+    shapes = [[(name, tuple(tensor.shape), tensor.dtype) for name, tensor in state.items()] for state in states]
+    assert shapes[0] == shapes[1] == shapes[2]
+    assert all(state[name].dim() == 2 for state in states for name in state if name.endswith(("qkv.weight", "c1.weight")))
 
 
-# Contractions
+# ---- what they contract with -----------------------------------------------------------------------------------------
+
+PRODUCTS = {"mm", "bmm", "addmm", "baddbmm", "addbmm", "addmv", "addr", "mv", "dot", "vdot", "inner", "ger", "outer"} | {
+    "matmul", "einsum", "linear", "tensordot", "bilinear", "_trilinear", "kron", "chain_matmul", "mkldnn_linear"
+}  # fmt: skip
+
+
+def is_product(name: str) -> bool:
+    return name in PRODUCTS or "attention" in name or "_addmm" in name or "_mm" in name
+
+
+def is_convolution(name: str) -> bool:
+    return "conv" in name and "backward" not in name
 
 
 class Trace(TorchDispatchMode):
-    """Records the names of the ATen operators that run."""
+    """Counts the ATen operators that run, forward and backward."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self.names = []
+        self.names: Counter[str] = Counter()
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.names.append(func.overloadpacket.__name__)
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names[func.overloadpacket.__name__] += 1
         return func(*args, **(kwargs or {}))
 
-    def products(self):
-        return {name for name in self.names if name in PRODUCTS or "attention" in name}
 
-    def convolutions(self):
-        return [name for name in self.names if name in CONVOLUTIONS]
-
-
-def trace(module, x):
-    with Trace() as found:
-        module(x)
-    return found
+def trace(operator: nn.Module, x: torch.Tensor) -> Counter[str]:
+    with Trace() as mode:
+        operator(x.clone().requires_grad_()).square().sum().backward()
+    return mode.names
 
 
-@pytest.mark.parametrize(("pair", "case"), CASES)
-def test_contractions_of_literal_forms_are_convolutions(pair, case):
-    found = trace(pair.build("literal", case), example_input(case, generator()).float())
-    assert found.products() == set()
-    assert len(found.convolutions()) >= 3  # static, dynamic, static; two that predict kernels, and theirs
+def products(names: Counter[str]) -> set[str]:
+    return {name for name in names if is_product(name)}
 
 
-@pytest.mark.parametrize(("pair", "case"), CASES)
-def test_matmul_forms_convolve_nothing(pair, case):
-    found = trace(pair.build("matmul", case), example_input(case, generator()).float())
-    assert found.convolutions() == []
-    assert found.products()
+def convolutions(names: Counter[str]) -> int:
+    return sum(count for name, count in names.items() if is_convolution(name))
 
 
-def test_the_trace_sees_what_it_must():
-    x = torch.randn(1, 2, 3, 4)
-    assert trace(lambda x: x @ x.mT, x).products() == {"bmm"}
-    assert trace(lambda x: torch.einsum("bhnd,bhmd->bhnm", x, x), x).products() == {"bmm"}
-    assert trace(lambda x: F.linear(x[0, 0], x[0, 1]), x).products() == {"mm"}
-    assert trace(nn.Linear(4, 4), x[0, 0]).products() == {"addmm"}
-    assert trace(lambda x: F.scaled_dot_product_attention(x, x, x), x).products()
-    assert trace(lambda x: F.conv2d(x, x.transpose(0, 1)[:, :1].expand(2, 2, 3, 4)), x).convolutions() == [
-        "convolution"
-    ]
+@of_cases
+def test_literal_forms_contract_by_convolutions_only(drawn):
+    """Two or more static convolutions, and a pair of dynamic ones; depth-wise and K×K operators need just one."""
+    names = trace(drawn.build("literal"), drawn.values())
+    assert not products(names)
+    pairs = drawn.operator in ("GlobalAttention", "WindowAttention", "LinformerAttention") or "Linear" in drawn.operator
+    assert convolutions(names) >= 2 + (2 if pairs else 1)
+    assert names["convolution_backward"] == convolutions(names)
 
 
-# Merged kernels (Fig. 5, Eq. 4)
-
-
-@pytest.mark.parametrize("lowering", LOWERINGS)
-@pytest.mark.parametrize("activation", ["scaling", "none"])
-@pytest.mark.parametrize(
-    "options", [{}, {"relative_position": (2, 3)}, {"relative_position": (1, 5), "class_token": True}]
-)
-def test_merged_global_attention(activation, options, lowering):
-    pair = double(conv.GlobalAttention(8, 2, activation=activation, lowering=lowering, **options))
-    x = torch.randn(2, 6, 8, dtype=torch.float64)
-    merged = conv.merge_attention(pair)
-    assert type(merged) is conv.LinearAttention
-    assert merged.qkv is pair.qkv  # the parameters are shared, not copied
-    assert_close(merged(x), pair(x))
-
-
-@pytest.mark.parametrize("lowering", LOWERINGS)
-@pytest.mark.parametrize(
-    "options", [{}, {"shift": 1}, {"shift": (2, 1), "relative_position": False, "qkv_bias": False}]
-)
-def test_merged_window_attention(options, lowering):
-    pair = double(conv.WindowAttention(8, 2, window=3, activation="scaling", lowering=lowering, **options))
-    x = torch.randn(2, 8, 7, 6, dtype=torch.float64)
-    merged = conv.merge_attention(pair)
-    assert type(merged) is conv.LinearWindowAttention
-    assert_close(merged(x), pair(x))
-
-
-def test_merged_kernels_of_a_pair():
-    q, k, v = (torch.randn(2, 3, n, d, dtype=torch.float64) for n, d in ((7, 4), (5, 4), (5, 6)))
-    bias = torch.randn(3, 7, 5, dtype=torch.float64)
-    kernel, through = conv.merge_kernels(k, v, bias)
-    assert kernel.shape == (2, 3, 4, 6)
-    assert through is not None
-    assert_close(q @ kernel + through, (q @ k.mT + bias) @ v)
-    kernel, through = conv.merge_kernels(k, v)
-    assert through is None
-    assert_close(q @ kernel, (q @ k.mT) @ v)
-
-
-@pytest.mark.parametrize("first_bias", [True, False])
-@pytest.mark.parametrize("second_bias", [True, False])
-def test_merged_static_kernels(first_bias, second_bias):
-    first = double(nn.Conv2d(3, 8, 1, stride=2, bias=first_bias))
-    second = double(nn.Conv2d(8, 5, 1, stride=(1, 3), bias=second_bias))
-    merged = conv.merge_static(first, second)
-    x = torch.randn(2, 3, 9, 13, dtype=torch.float64)
-    assert merged.stride == (2, 6)
-    assert (merged.bias is None) == (not first_bias and not second_bias)
-    assert_close(merged(x), second(first(x)))
+@of_cases
+def test_matmul_forms_contain_no_convolution(drawn):
+    names = trace(drawn.build("matmul"), drawn.values())
+    assert not convolutions(names)
+    assert not names["convolution_backward"]
+    assert products(names)
 
 
 @pytest.mark.parametrize(
-    ("error", "text", "call"),
+    "contract",
     [
-        (ValueError, "`attention.activation`='softmax'", lambda: conv.merge_attention(conv.GlobalAttention(8, 2))),
-        (
-            ValueError,
-            "`attention.activation`='scaling_relu'",
-            lambda: conv.merge_attention(conv.WindowAttention(8, 2, activation="scaling_relu")),
-        ),
-        (TypeError, "`attention`='DynamicConv2d'", lambda: conv.merge_attention(conv.DynamicConv2d(4))),
-        (ValueError, "`second`=", lambda: conv.merge_kernels(torch.zeros(5, 4), torch.zeros(6, 4))),
-        (ValueError, "`bias`=", lambda: conv.merge_kernels(torch.zeros(5, 4), torch.zeros(5, 4), torch.zeros(7, 4))),
-        (TypeError, "`first`='Linear'", lambda: conv.merge_static(nn.Linear(3, 8), nn.Conv2d(8, 5, 1))),
-        (ValueError, "`second`=", lambda: conv.merge_static(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 5, 3))),
-        (ValueError, "`second`=", lambda: conv.merge_static(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1, groups=2))),
-        (ValueError, "`second`=", lambda: conv.merge_static(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 5, 1, padding=1))),
-        (ValueError, "`second`=", lambda: conv.merge_static(nn.Conv2d(3, 8, 1), nn.Conv2d(7, 5, 1))),
+        lambda x: x @ x,
+        lambda x: x[0] @ x[0],
+        lambda x: x[0] @ x[0, 0],
+        lambda x: x[0, 0] @ x[0, 0],
+        lambda x: torch.einsum("bij,bjk->bik", x, x),
+        lambda x: torch.einsum("ij,ij->", x[0], x[0]),
+        lambda x: torch.tensordot(x, x, 1),
+        lambda x: F.linear(x, x[0]),
+        lambda x: F.linear(x, x[0], x[0, 0]),
+        lambda x: torch.addmm(x[0], x[0], x[0]),
+        lambda x: torch.baddbmm(x, x, x),
+        lambda x: torch.outer(x[0, 0], x[0, 0]),
+        lambda x: F.bilinear(x, x, x),
+        lambda x: F.scaled_dot_product_attention(x, x, x),
+        lambda x: F.scaled_dot_product_attention(x[None], x[None], x[None]),
+        nn.MultiheadAttention(4, 2).double().eval(),
     ],
 )
-def test_what_cannot_be_merged_is_refused(error, text, call):
-    with pytest.raises(error, match=text):
-        call()
+def test_the_trace_notices_products(contract):
+    x = torch.randn(4, 4, 4, dtype=torch.float64)
+    with Trace() as mode:
+        contract(x, x, x) if isinstance(contract, nn.Module) else contract(x)
+    assert products(mode.names), mode.names
 
 
-# Special cases of each other
+@pytest.mark.parametrize("convolve", [F.conv1d, F.conv2d, F.conv3d, F.conv_transpose2d])
+def test_the_trace_notices_convolutions(convolve):
+    dims = int(convolve.__name__[-2])
+    with Trace() as mode:
+        convolve(torch.randn(1, 2, *[3] * dims), torch.randn(2, 2, *[1] * dims))
+    assert convolutions(mode.names) == 1
 
 
-@pytest.fixture(params=[matmul, conv], ids=["matmul", "conv"])
-def form(request):
-    return request.param
+def test_the_trace_sees_the_backward_pass():
+    names = trace(nn.Linear(3, 2), torch.randn(2, 3))
+    assert names["addmm"] == 1
+    assert names["mm"] >= 1
 
 
-def test_linear_attention_is_attention_with_scaling(form):
-    options = {"relative_position": (2, 2), "class_token": True}
-    linear = double(form.LinearAttention(8, 2, **options))
-    x = torch.randn(2, 5, 8, dtype=torch.float64)
-    assert_close(sharing(form.GlobalAttention(8, 2, activation="scaling", **options), linear)(x), linear(x))
+# ---- options ---------------------------------------------------------------------------------------------------------
+
+#: An operator with options (shape, positional arguments, options) and, for each option, another value.
+OPTIONS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any], dict[str, Any]]] = {
+    "GlobalAttention": (
+        (2, 13, 8), (8, 2), {"relative_position": (3, 4), "class_token": True},
+        {"activation": "scaling", "qkv_bias": False, "relative_position": None, "class_token": False},
+    ),
+    "WindowAttention": (
+        (2, 8, 6, 9), (8, 2), {"window": 3, "shift": 1},
+        {"window": 4, "shift": 2, "mask_value": -1.0, "activation": "none", "qkv_bias": False,
+         "relative_position": False},
+    ),
+    "LinformerAttention": (
+        (2, 6, 8), (8, 2), {"tokens": 6, "rank": 3},
+        {"tokens": 5, "rank": 2, "sharing": "none", "activation": "layernorm", "qkv_bias": False,
+         "mixing": nn.Parameter(torch.zeros(3, 6))},
+    ),
+    "LinearAttention": (
+        (2, 13, 8), (8, 2), {"relative_position": (3, 4), "class_token": True},
+        {"activation": "none", "qkv_bias": False, "relative_position": None, "class_token": False},
+    ),
+    "LinearWindowAttention": (
+        (2, 8, 6, 9), (8, 2), {"window": 3, "shift": 1},
+        {"window": 4, "shift": 0, "activation": "none", "qkv_bias": False, "relative_position": False},
+    ),
+    "DepthwiseAttention": (
+        (2, 13, 8), (8, 2), {"relative_position": (3, 4), "class_token": True},
+        {"bias_table": "channel", "values": "q", "qkv_bias": False, "relative_position": None, "class_token": False},
+    ),
+    "DepthwiseWindowAttention": (
+        (2, 8, 6, 9), (8, 2), {"window": 3, "shift": 1},
+        {"window": 4, "shift": (1, 0), "bias_table": "channel", "values": "x", "qkv_bias": False,
+         "relative_position": False},
+    ),
+    "DynamicConv2d": (
+        (2, 8, 9, 7), (8,), {"temperature": 1.0},
+        {"out_channels": 4, "kernel_size": 5, "stride": 2, "padding": 0, "dilation": 2, "groups": 2, "kernels": 2,
+         "reduction": 2, "temperature": 2.0, "bias": False},
+    ),
+    "DynamicDepthwiseConv2d": (
+        (2, 8, 9, 7), (8,), {"kernel_size": 3, "variant": "inhomogeneous"},
+        {"kernel_size": 5, "variant": "homogeneous", "group_channels": 2, "reduction": 2, "bias": False},
+    ),
+    "Involution2d": (
+        (2, 8, 6, 4), (8,), {"kernel_size": 3, "group_channels": 4},
+        {"kernel_size": 5, "stride": 2, "group_channels": 2, "reduction": 2},
+    ),
+}  # fmt: skip
 
 
-def test_linformer_without_mixing_is_attention(form):
-    attention = double(form.GlobalAttention(8, 2))
-    linformer = form.LinformerAttention(8, 2, tokens=5, rank=5).double()
-    linformer.load_state_dict({**attention.state_dict(), "mix_key": torch.eye(5), "mix_value": torch.eye(5)})
-    x = torch.randn(2, 5, 8, dtype=torch.float64)
-    assert_close(linformer(x), attention(x))
+def test_the_table_names_every_option():
+    for operator, (_, _, _, others) in OPTIONS.items():
+        parameters = inspect.signature(getattr(matmul, operator)).parameters
+        named = {name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+        assert others.keys() == named - {"device", "dtype"}
+    assert set(OPTIONS) == set(OPERATORS)
 
 
-def test_one_window_is_global_attention(form):
-    window = double(form.WindowAttention(8, 2, window=4, shift=2))  # not shifted: one window covers the map
-    x = torch.randn(2, 8, 4, 4, dtype=torch.float64)
-    y = sharing(form.GlobalAttention(8, 2, relative_position=(4, 4)), window)(x.flatten(2).mT)
-    assert_close(window(x).flatten(2).mT, y)
+@in_both
+@pytest.mark.parametrize(("operator", "name"), [(key, name) for key, value in OPTIONS.items() for name in value[3]])
+def test_every_option_has_an_effect(package, operator, name):
+    """Another value gives another output with the same parameters, or parameters of other shapes, or is refused."""
+    shape, args, options, others = OPTIONS[operator]
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    make = getattr(package, operator)
+    base = make(*args, dtype=torch.float64, **options).eval()
+    for index, parameter in enumerate(base.parameters()):
+        nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(index))
+    state = base.state_dict()
+    try:
+        other = make(*args, dtype=torch.float64, **{**options, name: others[name]}).eval()
+        changed = [key for key in state if state[key].shape != getattr(other.state_dict().get(key), "shape", None)]
+        other.load_state_dict({key: tensor for key, tensor in state.items() if key not in changed}, strict=False)
+        y = other(x)
+    except (TypeError, ValueError) as error:
+        assert f"`{name}`" in str(error) or "`x`" in str(error)
+        return
+    want = base(x)
+    assert changed or y.shape != want.shape or (y - want).abs().max() > 1e-3 * want.abs().max()
 
 
-def test_a_mask_far_below_the_logits_excludes(form):
-    soft = double(form.WindowAttention(8, 2, window=3, shift=1, mask_value=-1e4))
-    x = torch.randn(2, 8, 6, 6, dtype=torch.float64)
-    assert_close(sharing(form.WindowAttention(8, 2, window=3, shift=1), soft)(x), soft(x))
-
-
-def test_one_kernel_is_a_static_convolution(form):
-    dynamic = double(form.DynamicConv2d(4, out_channels=6, kernels=1, stride=2, groups=2))
-    x = torch.randn(2, 4, 7, 8, dtype=torch.float64)
-    assert_close(dynamic(x), F.conv2d(x, dynamic.weight[0], dynamic.bias[0], stride=2, padding=1, groups=2))
-
-
-def test_a_low_temperature_selects_one_kernel(form):
-    dynamic = double(form.DynamicConv2d(4, temperature=1e-9))
-    x = torch.randn(1, 4, 5, 5, dtype=torch.float64)
-    z = F.linear(F.linear(x.mean((2, 3)), dynamic.fc1.weight, dynamic.fc1.bias).relu(), *dynamic.fc2.parameters())
-    best = int(z.argmax())
-    assert_close(dynamic(x), F.conv2d(x, dynamic.weight[best], dynamic.bias[best], padding=1))
-
-
-@pytest.mark.parametrize("variant", ["homogeneous", "inhomogeneous"])
-def test_a_generator_that_ignores_its_input_gives_a_static_depthwise_convolution(form, variant):
-    dynamic = double(form.DynamicDepthwiseConv2d(4, kernel_size=3, variant=variant)).eval()
-    nn.init.zeros_(dynamic.conv2.weight)
-    x = torch.randn(2, 4, 5, 6, dtype=torch.float64)
-    kernel = dynamic.conv2.bias.reshape(4, 1, 3, 3)
-    assert_close(dynamic(x), F.conv2d(x, kernel, dynamic.bias, padding=1, groups=4))
-
-
-def test_an_involution_that_ignores_its_input_is_a_depthwise_convolution(form):
-    involution = double(form.Involution2d(4, kernel_size=3, stride=2, group_channels=2)).eval()
-    nn.init.zeros_(involution.conv2.weight)
-    x = torch.randn(2, 4, 6, 8, dtype=torch.float64)
-    kernel = involution.conv2.bias.reshape(2, 1, 3, 3).repeat_interleave(2, 0)
-    assert_close(involution(x), F.conv2d(x, kernel, stride=2, padding=1, groups=4))
-
-
-def test_layerwise_sharing_shares_one_parameter(form):
-    first = form.LinformerAttention(8, 2, tokens=5, rank=3, sharing="layerwise")
-    second = form.LinformerAttention(8, 2, tokens=5, rank=3, sharing="layerwise", mixing=first.mix_key)
-    assert second.mix_key is first.mix_key
-    assert len(list(nn.ModuleList([first, second]).parameters())) == 2 * 4 + 1
-
-
-def test_the_paper_has_six_activations(form):
-    x = torch.randn(1, 5, 8, dtype=torch.float64)
-    attention = double(form.GlobalAttention(8, 2))
-    found = [
-        sharing(form.GlobalAttention(8, 2, activation=activation), attention)(x)
-        for activation in ("softmax", "none", "scaling", "scaling_relu", "layernorm", "layernorm_relu")
-    ]
-    for index, left in enumerate(found):
-        for right in found[:index]:
-            assert (left - right).abs().max() > 1e-3
-
-
-def test_attention_by_hand(form):
-    """Two tokens, one head of one channel, all weights 1 and no bias: worked out on paper."""
-    attention = form.GlobalAttention(1, 1, qkv_bias=False).double()
-    for parameter in attention.parameters():
-        nn.init.ones_(parameter)
-    nn.init.zeros_(attention.proj.bias)
-    x = torch.tensor([[[0.0], [1.0]]], dtype=torch.float64)
-    # logits of token 0: (0, 0); of token 1: (0, 1); values (0, 1)
-    want = torch.tensor([[[1 / 2], [math.e / (1 + math.e)]]], dtype=torch.float64)
-    assert_close(attention(x), want)
+@in_both
+@pytest.mark.parametrize("operator", ["GlobalAttention", "LinearAttention", "DepthwiseAttention"])
+def test_a_class_token_without_positions_changes_nothing(package, operator):
+    """The one option that may be without effect, as documented: only positions tell the class token from others."""
+    x = torch.randn(2, 5, 8)
+    first, second = (getattr(package, operator)(8, 2, class_token=token) for token in (False, True))
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(first(x), second(x))

@@ -9,7 +9,6 @@ import torch
 
 from equiv import catalogue, conv, verify
 from equiv.ladder import floating
-from equiv.ladder.draws import derive
 from equiv.ladder.evidence import Evidence, Verdict, combine
 from equiv.ladder.floating import DTYPES
 from equiv.verify import Job, Subject

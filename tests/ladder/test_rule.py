@@ -15,8 +15,8 @@ U = 2.0**-9  # unit roundoff of bfloat16
 def one(got, low, want, name="output 0", dtype=torch.bfloat16, **others):
     """The comparison of the tensor ``name``; ``others`` are further oracle tensors, met exactly."""
     exact = {key.replace("_", " "): torch.tensor(value) for key, value in others.items()}
-    tensors = ({name: torch.tensor(x, dtype=torch.float64)} | exact for x in (got, low, want))
-    return {found.name: found for found in deviations(*tensors, dtype)}[name]
+    got, low, want = ({name: torch.tensor(x, dtype=torch.float64)} | exact for x in (got, low, want))
+    return {found.name: found for found in deviations(got, low, want, dtype)}[name]
 
 
 def test_twice_the_error_of_the_reference_plus_four_roundings():
