@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ from equiv.testing.strategies import cases
 
 in_both = pytest.mark.parametrize("package", [matmul, conv], ids=["matmul", "conv"])
 lowerings = pytest.mark.parametrize("lowering", ["literal", "fused"])
-linear = pytest.mark.parametrize("activation", ["scaling", "none"])
+activations = pytest.mark.parametrize("activation", ["scaling", "none"])
 
 
 def randn(*shape: int) -> torch.Tensor:
@@ -42,7 +44,7 @@ def close(got: torch.Tensor, want: torch.Tensor, tolerance: float = 1e-12) -> No
 
 
 @lowerings
-@linear
+@activations
 @pytest.mark.parametrize("qkv_bias", [True, False])
 @pytest.mark.parametrize(
     ("operator", "shape", "options"),
@@ -58,12 +60,10 @@ def close(got: torch.Tensor, want: torch.Tensor, tolerance: float = 1e-12) -> No
 )
 def test_linear_attention_merges(operator, shape, options, lowering, activation, qkv_bias):
     """A pair of linear dynamic convolutions is the one with the merged kernel (Eq. 4), in the same parameters."""
-    make = getattr(conv, operator)
-    pair = drawn(make(8, 2, activation=activation, qkv_bias=qkv_bias, lowering=lowering, **options))
+    pair = drawn(getattr(conv, operator)(8, 2, activation=activation, qkv_bias=qkv_bias, lowering=lowering, **options))
     merged = conv.merge_attention(pair)
-    assert type(merged) is getattr(conv, operator.replace("Global", "").replace("Window", "LinearWindow")) or (
-        type(merged) is conv.LinearAttention
-    )
+    linear = {"GlobalAttention": "LinearAttention", "WindowAttention": "LinearWindowAttention"}[operator]
+    assert type(merged) is getattr(conv, linear)
     assert merged.lowering == lowering
     assert merged.training == pair.training
     x = randn(*shape)
@@ -73,8 +73,8 @@ def test_linear_attention_merges(operator, shape, options, lowering, activation,
     with torch.no_grad():
         pair.proj.bias += 1
     close(merged(x), pair(x))
-    # ... and equals the linear operator of the other form.
-    close(drawn(getattr(matmul, type(merged).__name__)(8, 2, activation=activation, qkv_bias=qkv_bias, **options), pair)(x), pair(x))
+    textbook = getattr(matmul, linear)(8, 2, activation=activation, qkv_bias=qkv_bias, **options)
+    close(merged(x), drawn(textbook, pair)(x))
 
 
 @given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 4), st.integers(1, 6), st.booleans(), st.integers(0, 99))
@@ -122,7 +122,9 @@ def test_what_is_not_linear_does_not_merge():
 
 
 @in_both
-@pytest.mark.parametrize(("name", "other"), [("LinearAttention", "GlobalAttention"), ("LinearWindowAttention", "WindowAttention")])
+@pytest.mark.parametrize(
+    ("name", "other"), [("LinearAttention", "GlobalAttention"), ("LinearWindowAttention", "WindowAttention")]
+)
 def test_linear_attention_is_attention_without_softmax(package, name, other):
     @given(cases(name))
     def same(case):
@@ -191,6 +193,34 @@ def test_a_window_is_attention_of_its_locations(package, windowed, other, shift)
 
 
 @in_both
+def test_a_mask_far_below_the_logits_excludes(package):
+    soft = drawn(package.WindowAttention(8, 2, window=3, shift=1, mask_value=-1e4))
+    x = randn(2, 8, 6, 7)
+    close(drawn(package.WindowAttention(8, 2, window=3, shift=1), soft)(x), soft(x))
+
+
+@in_both
+def test_the_six_activations_are_six_functions(package):
+    attention, x = drawn(package.GlobalAttention(8, 2)), randn(1, 5, 8)
+    names = ("softmax", "none", "scaling", "scaling_relu", "layernorm", "layernorm_relu")
+    found = [drawn(package.GlobalAttention(8, 2, activation=name), attention)(x) for name in names]
+    for left, right in itertools.combinations(found, 2):
+        assert (left - right).abs().max() > 1e-3
+
+
+@in_both
+def test_attention_by_hand(package):
+    """Two tokens, one head of one channel, all weights 1 and no bias: worked out on paper."""
+    attention = package.GlobalAttention(1, 1, qkv_bias=False).double()
+    for parameter in attention.parameters():
+        nn.init.ones_(parameter)
+    nn.init.zeros_(attention.proj.bias)
+    x = torch.tensor([[[0.0], [1.0]]], dtype=torch.float64)
+    # logits of token 0: (0, 0); of token 1: (0, 1); values (0, 1)
+    close(attention(x), torch.tensor([[[1 / 2], [math.e / (1 + math.e)]]], dtype=torch.float64))
+
+
+@in_both
 def test_softmax_attention_is_that_of_pytorch(package):
     attention = drawn(package.GlobalAttention(8, 2))
     theirs = nn.MultiheadAttention(8, 2, batch_first=True).double().eval()
@@ -251,7 +281,9 @@ def fixed_kernels(operator: Any) -> torch.Tensor:
 
 @in_both
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("options", [{}, {"variant": "inhomogeneous"}, {"variant": "inhomogeneous", "group_channels": 3}])
+@pytest.mark.parametrize(
+    "options", [{}, {"variant": "inhomogeneous"}, {"variant": "inhomogeneous", "group_channels": 3}]
+)
 def test_d_dw_conv_with_fixed_kernels_is_a_depthwise_convolution(package, options, training):
     dynamic = drawn(package.DynamicDepthwiseConv2d(6, kernel_size=5, **options)).train(training)
     kernels = fixed_kernels(dynamic).repeat_interleave(options.get("group_channels", 1), 0)

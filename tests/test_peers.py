@@ -1,10 +1,13 @@
 """equiv.peers: our forms against transformers and SDPA, and what that comparison must refuse."""
 
 import dataclasses
+import functools
 import math
+import operator
 import re
 import sys
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,14 +17,19 @@ from equiv.ladder.draws import draw_weights
 from equiv.ladder.evidence import Evidence, Verdict
 from equiv.peers import PEERS, Peer, find
 
-transformers = pytest.importorskip("transformers")
-
 SLUGS = [peer.slug for peer in PEERS]
 THEIRS = [slug for slug in SLUGS if slug.startswith("transformers")]
 #: Small enough to refuse quickly: the sensitivity, measured before a refusal, runs the oracle 32 times.
 VIT = dataclasses.replace(find("transformers-vit"), size=(14, 24, 3))
 SWIN = dataclasses.replace(find("transformers-swin-3"), size=(14, 24, 3))
 SDPA = dataclasses.replace(find("torch-sdpa"), size=(14, 24, 3))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def modeling():
+    """The modules under comparison; here and not above, as importing them takes seconds."""
+    names = {kind: f"transformers.models.{kind}.modeling_{kind}" for kind in ("vit", "swin")}
+    return SimpleNamespace(**{kind: pytest.importorskip(name) for kind, name in names.items()})
 
 
 def run(peer: Peer, dtype: torch.dtype = torch.float64, gradients: bool = False, seed: int = 0) -> Evidence:
@@ -39,8 +47,8 @@ def different(evidence: Evidence) -> set[str]:
 # The table
 
 
-def test_sizes_are_those_of_the_published_models():
-    swin = transformers.SwinConfig()  # its defaults are Swin-T's
+def test_sizes_are_those_of_the_published_models(modeling):
+    swin = modeling.swin.SwinConfig()  # its defaults are Swin-T's
     assert (swin.window_size, swin.image_size) == (peers.WINDOW, peers.PICTURE)
     for stage, heads in enumerate(swin.num_heads):
         size = (swin.image_size // swin.patch_size >> stage, swin.embed_dim << stage, heads)
@@ -89,8 +97,6 @@ def test_attention_is_neither_uniform_nor_one_hot(slug):
     entropy = torch.special.entr(weights[0]).sum(-1)
     most = math.log(weights[0].shape[-1])
     assert 0.3 * most < entropy.mean() < 0.75 * most
-    assert entropy.min() < 0.3 * most
-    assert entropy.max() > 0.7 * most
 
 
 # Equal
@@ -138,32 +144,28 @@ def test_reproduce_is_a_line_of_python():
 # Their code takes part: a change of it is seen
 
 
-def test_their_partition_shift_mask_and_attention_run(monkeypatch):
-    module = sys.modules["transformers.models.swin.modeling_swin"]
-    layer, attention = module.SwinLayer, module.SwinAttention
-    shifted = {f"{form} with shift 3 equals SwinLayer" for form in ("matmul", "conv, literal,", "conv, fused,")}
-    everything = shifted | {claim.replace("3", "0") for claim in shifted}
-    partition, shift, mask, forward = (
-        module.window_partition,
-        layer.cyclic_shift,
-        layer.get_attn_mask,
-        attention.forward,
-    )
-    for owner, name, changed, seen in (
-        (module, "window_partition", lambda x, w: partition(x.transpose(1, 2), w), everything),
-        (layer, "cyclic_shift", lambda self, x, reverse=False: shift(self, x, not reverse), shifted),
-        (layer, "get_attn_mask", lambda self, *args, **named: None, shifted),
-        (layer, "get_attn_mask", lambda self, *args, **named: _scaled(mask(self, *args, **named), 0.1), shifted),
-        (attention, "forward", lambda self, *args, **named: forward(self.double(), *args, **named), set()),
-        (attention, "forward", lambda self, x, *args, **named: forward(self, 1.001 * x, *args, **named), everything),
-    ):
-        with monkeypatch.context() as patch:
-            patch.setattr(owner, name, changed)
-            assert different(run(SWIN)) == seen, name
+CHANGES = {
+    "other scale": ("SwinAttention.forward", lambda f: lambda self, x, *a, **b: f(self, 1.001 * x, *a, **b), (0, 3)),
+    "columns first": ("window_partition", lambda f: lambda x, w: f(x.transpose(1, 2), w), (0, 3)),
+    "other direction": (
+        "SwinLayer.cyclic_shift",
+        lambda f: lambda self, x, reverse=False: f(self, x, not reverse),
+        (3,),
+    ),
+    "no mask": ("SwinLayer.get_attn_mask", lambda f: lambda *a, **b: None, (3,)),
+    "other bands": ("SwinLayer.get_attn_mask", lambda f: lambda self, h, w, **b: f(self, h + 1, w, **b)[:4], (3,)),
+}
 
 
-def _scaled(mask, factor):
-    return None if mask is None else factor * mask
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_of_their_code_is_seen(change, modeling, monkeypatch):
+    path, changed, shifts = CHANGES[change]
+    *owners, name = path.split(".")
+    owner = functools.reduce(getattr, owners, modeling.swin)
+    monkeypatch.setattr(owner, name, changed(getattr(owner, name)))
+    forms = ("matmul", "conv, literal,", "conv, fused,")
+    expected = {f"{form} with shift {shift} equals SwinLayer" for form in forms for shift in shifts}
+    assert different(run(SWIN)) == expected
 
 
 def test_mask_of_minus_infinity_cannot_be_told_from_minus_100(monkeypatch):
@@ -191,10 +193,6 @@ def _rows(qkv, order):
     return torch.cat([qkv.chunk(3)[i] for i in order])
 
 
-def _permuted(ours, change):
-    return {name: change(name, tensor) for name, tensor in ours.items()}
-
-
 WRONG_NAMES = {
     "k and v swapped": lambda name, t: _rows(t, (0, 2, 1)) if "qkv" in name else t,
     "q and k swapped": lambda name, t: _rows(t, (1, 0, 2)) if "qkv" in name else t,
@@ -206,15 +204,14 @@ WRONG_NAMES = {
 }
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-@pytest.mark.parametrize("wrong", WRONG_NAMES)
-@pytest.mark.parametrize("peer", [VIT, SWIN], ids=["vit", "swin"])
-def test_wrong_weights_are_refused_in_every_form(peer, wrong, dtype, monkeypatch):
-    if "table" in wrong and peer is VIT:
-        pytest.skip("ViT has no table")
-    right = peers.our_names
-    monkeypatch.setattr(peers, "our_names", lambda theirs: _permuted(right(theirs), WRONG_NAMES[wrong]))
-    evidence = run(peer, dtype)
+@pytest.mark.parametrize(
+    ("peer", "wrong"),
+    [(peer, wrong) for peer in (VIT, SWIN) for wrong in WRONG_NAMES if "table" not in wrong or peer is SWIN],
+)
+def test_wrong_weights_are_refused_in_every_form(peer, wrong, monkeypatch):
+    right, change = peers.our_names, WRONG_NAMES[wrong]
+    monkeypatch.setattr(peers, "our_names", lambda theirs: {name: change(name, t) for name, t in right(theirs).items()})
+    evidence = run(peer, torch.float32)
     assert len(different(evidence)) == len(evidence.parts)
 
 
@@ -278,49 +275,56 @@ def test_sdpa_with_a_wrong_bias_is_refused(dtype, monkeypatch):
 # Without the packages
 
 
-@pytest.mark.parametrize("slug", THEIRS)
-def test_without_transformers(slug, monkeypatch):
+def test_without_transformers(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    evidence = run(find(slug))
-    assert evidence.verdict is Verdict.UNKNOWN
-    assert evidence.reason == "transformers is missing: pip install equiv[peers]"
+    for slug in THEIRS:
+        evidence = run(find(slug))
+        assert evidence.verdict is Verdict.UNKNOWN
+        assert evidence.reason == "transformers is missing: pip install equiv[peers]"
     assert run(SDPA, torch.float32).verdict is Verdict.EQUAL
 
 
-@pytest.mark.parametrize(("version", "reason"), [("4.57.6", "older than 5.9"), ("5.8.1", "older than 5.9")])
-def test_old_transformers(version, reason, monkeypatch):
-    monkeypatch.setattr(transformers, "__version__", version)
+# By name: while its submodules are imported, transformers puts another object in sys.modules.
+@pytest.mark.parametrize("version", ["4.57.6", "5.8.1"])
+def test_old_transformers(version, monkeypatch):
+    monkeypatch.setattr("transformers.__version__", version)
     evidence = run(VIT)
     assert evidence.verdict is Verdict.UNKNOWN
-    assert evidence.reason == f"transformers {version} is {reason}: pip install equiv[peers]"
+    assert evidence.reason == f"transformers {version} is older than 5.9: pip install equiv[peers]"
 
 
 @pytest.mark.parametrize("version", ["5.9.0", "5.10.0.dev0", "6.0.0rc1"])
 def test_recent_transformers(version, monkeypatch):
-    monkeypatch.setattr(transformers, "__version__", version)
+    monkeypatch.setattr("transformers.__version__", version)
     assert run(VIT, torch.float32).verdict is Verdict.EQUAL
 
 
-def _another_parameter(module, monkeypatch):
-    init = module.__init__
+@pytest.mark.parametrize(("peer", "attention"), [(VIT, "vit.ViTAttention"), (SWIN, "swin.SwinAttention")])
+@pytest.mark.parametrize("change", ["another parameter", "another name", "another signature"])
+def test_changed_transformers(peer, attention, change, modeling, monkeypatch):
+    owner = operator.attrgetter(attention)(modeling)
+    init = owner.__init__
 
     def changed(self, *args, **named):
         init(self, *args, **named)
-        self.temperature = torch.nn.Parameter(torch.ones(1))
+        if change == "another parameter":
+            self.temperature = torch.nn.Parameter(torch.ones(1))
+        else:
+            self.query = self._modules.pop("q_proj")
 
-    monkeypatch.setattr(module, "__init__", changed)
+    def impossible(self):
+        init(self)
 
-
-@pytest.mark.parametrize("peer", [VIT, SWIN], ids=["vit", "swin"])
-def test_changed_transformers(peer, monkeypatch):
-    module = {VIT: sys.modules["transformers.models.vit.modeling_vit"].ViTAttention}.get(
-        peer, sys.modules["transformers.models.swin.modeling_swin"].SwinAttention
-    )
-    _another_parameter(module, monkeypatch)
+    monkeypatch.setattr(owner, "__init__", impossible if change == "another signature" else changed)
     evidence = run(peer)
     assert evidence.verdict is Verdict.UNKNOWN
-    assert "not as expected" in evidence.reason
-    assert evidence.reason.endswith("pip install equiv[peers]")
+    assert evidence.reason.startswith("the third-party module is not as expected (")
+    assert evidence.reason.endswith("): pip install equiv[peers]")
+
+
+def test_a_layer_that_hands_nothing_to_drop_path_is_unknown(modeling, monkeypatch):
+    monkeypatch.setattr(modeling.swin.SwinLayer, "forward", lambda self, x, size: (x, None))
+    assert run(SWIN).verdict is Verdict.UNKNOWN
 
 
 def test_without_pillow(monkeypatch):

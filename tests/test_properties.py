@@ -14,6 +14,7 @@ from equiv.ladder.evidence import Verdict
 from equiv.testing import reproduce
 from equiv.testing.strategies import HALF, OPERATORS, Drawn, cases, command, dtypes, runs
 
+
 def obstacle(drawn: Drawn, dtype: torch.dtype, reason: str) -> str:
     """The known obstacle, if that is why nothing could be said; empty otherwise."""
     if dtype is torch.float16 and drawn.pattern == "large" and "the reference itself overflows" in reason:
@@ -57,10 +58,10 @@ def test_a_failure_shows_the_shrunken_case_and_its_command(monkeypatch):
             if evidence.verdict is Verdict.DIFFERENT:
                 raise NotEquivalent(str(evidence), evidence)
 
-    with pytest.raises(NotEquivalent, match="DIFFERENT: conv .* equals matmul for LinearAttention") as failure:
+    with pytest.raises(NotEquivalent, match=r"DIFFERENT: conv .* equals matmul for LinearAttention") as failure:
         forms_agree()
     line = next(line for line in str(failure.value).splitlines() if "reproduce: " in line)
-    assert "python -m equiv.testing.reproduce '{\"operator\":\"LinearAttention\"," in line
+    assert 'python -m equiv.testing.reproduce \'{"operator":"LinearAttention",' in line
     assert '"shape":[1,3,1]' in line
 
 

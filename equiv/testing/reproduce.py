@@ -110,8 +110,8 @@ def command(drawn: Drawn, dtype: torch.dtype) -> str:
     """The shell command that checks ``drawn`` again.
 
     Example:
-        >>> command(Drawn((1, 5, 8), (8, 2), operator="LinearAttention"), torch.float16)
-        'python -m equiv.testing.reproduce \\'{"operator":"LinearAttention","args":[8,2],"shape":[1,5,8]}\\' --dtype float16'
+        >>> print(command(Drawn((1, 5, 8), (8, 2), operator="LinearAttention"), torch.float16))
+        python -m equiv.testing.reproduce '{"operator":"LinearAttention","args":[8,2],"shape":[1,5,8]}' --dtype float16
     """
     return f"python -m equiv.testing.reproduce {shlex.quote(drawn.to_json())} --dtype {str(dtype).split('.')[1]}"
 

@@ -76,12 +76,12 @@ def online_softmax(op: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 def flash_blocks(op: Any, x: torch.Tensor) -> torch.Tensor:
-    """Blocks of three kernels, each with its own softmax, combined by their log-sum-exp."""
-    z, v = logits(op, x)
+    """Blocks of three kernels, each with its own softmax, combined by their log-sum-exp; float32 inside."""
+    z, v = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in logits(op, x))
     blocks = zip(z.split(3, -1), v.split(3, -2), strict=True)
     parts = [(part.logsumexp(-1, keepdim=True), part.softmax(-1) @ values) for part, values in blocks]
     total = torch.cat([size for size, _ in parts], -1).logsumexp(-1, keepdim=True)
-    return out(op, sum((size - total).exp() * y for size, y in parts))
+    return out(op, sum((size - total).exp() * y for size, y in parts).to(x.dtype))
 
 
 def log_sum_exp(op: Any, x: torch.Tensor) -> torch.Tensor:
@@ -279,22 +279,22 @@ def rolled_by_cat(op: Any, x: torch.Tensor) -> torch.Tensor:
 
 def sliced_regions(op: Any, x: torch.Tensor) -> torch.Tensor:
     """No mask: each region between two cuts attends to itself, by slices."""
-    w, bias, rows = op.window, window_bias(op), []
+    (height, width), bias = x.shape[2:], window_bias(op)
+    q, k, v = (t.unflatten(2, (height, width)) for t in qkv(op, map_to_tokens(x)))
 
-    def cuts(size: int, shift: int) -> list[tuple[int, int]]:
-        ends = sorted({0, size, *range(shift, size, w)})
-        return list(zip(ends[:-1], ends[1:], strict=True))
+    def cuts(size: int, shift: int) -> list[slice]:
+        ends = sorted({0, size, *range(shift, size, op.window)})
+        return [slice(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
 
-    for top, bottom in cuts(x.shape[2], op.shift[0]):
-        row = []
-        for left, right in cuts(x.shape[3], op.shift[1]):
-            height, width = bottom - top, right - left
-            q, k, v = qkv(op, map_to_tokens(x[:, :, top:bottom, left:right]))
-            part = bias[:, :height, :width, :height, :width].flatten(3).flatten(1, 2)
-            z = q @ k.mT * q.shape[-1] ** -0.5 + part
-            row.append(tokens_to_map(out(op, z.softmax(-1) @ v), height, width))
-        rows.append(torch.cat(row, 3))
-    return torch.cat(rows, 2)
+    def attend(rows: slice, columns: slice) -> torch.Tensor:
+        query, key, value = (t[:, :, rows, columns].flatten(2, 3) for t in (q, k, v))
+        m, n = rows.stop - rows.start, columns.stop - columns.start
+        z = query @ key.mT * q.shape[-1] ** -0.5 + bias[:, :m, :n, :m, :n].flatten(3).flatten(1, 2)
+        return (z.softmax(-1) @ value).unflatten(2, (m, n))
+
+    bands = [[attend(r, c) for c in cuts(width, op.shift[1])] for r in cuts(height, op.shift[0])]
+    y = torch.cat([torch.cat(band, 3) for band in bands], 2)
+    return tokens_to_map(out(op, y.flatten(2, 3)), height, width)
 
 
 def masked_global(op: Any, x: torch.Tensor) -> torch.Tensor:
