@@ -136,31 +136,88 @@ def check_mask_value(value: Any, activation: str, call: str) -> float:
     return float(value)
 
 
-def check_tokens(x: Any, dim: int, weight: torch.Tensor, call: str, *, tokens: int | None = None) -> None:
-    """Check an input of token operators: ``(B, N, dim)``, not empty, of ``weight``'s dtype and device."""
-    _check_tensor(x, weight, call)
+def check_factory(device: Any, dtype: Any, call: str) -> dict[str, Any]:
+    """``device`` and ``dtype`` as keyword arguments for new parameters: a floating dtype, a device or its name."""
+    import torch  # here, so that importing equiv does not import torch
+
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise TypeError(message("dtype", dtype, "None or a torch.dtype", call))
+    if dtype is not None and not dtype.is_floating_point:
+        raise ValueError(message("dtype", dtype, "a floating dtype", call))
+    if device is not None:
+        try:
+            torch.device(device)
+        except (RuntimeError, TypeError) as error:
+            kind = ValueError if isinstance(device, str) else TypeError
+            raise kind(message("device", device, "None, a torch.device or the name of one", call)) from error
+    return {"device": device, "dtype": dtype}
+
+
+def check_mixing(mixing: Any, sharing: str, shape: tuple[int, int], like: torch.Tensor, call: str) -> None:
+    """Check Linformer's shared mixing: with ``sharing="layerwise"`` only, of ``shape``, and otherwise like ``like``."""
+    import torch
+
+    if mixing is None:
+        return
+    if sharing != "layerwise":
+        raise ValueError(message("mixing", mixing, f"None with `sharing`={sharing!r}", call))
+    if not isinstance(mixing, torch.nn.Parameter):
+        raise TypeError(message("mixing", mixing, "None or an nn.Parameter", call))
+    if mixing.shape != shape:
+        raise ValueError(message("mixing", mixing, f"of shape (rank, tokens)={shape}", call))
+    if mixing.dtype != like.dtype or mixing.device != like.device:
+        raise ValueError(message("mixing", mixing, f"of {like.dtype} on {like.device}, as the other parameters", call))
+
+
+def check_matrix(name: str, value: Any, call: str, *, like: torch.Tensor | None = None) -> None:
+    """Check a dense floating tensor of at least two axes, of ``like``'s dtype and device."""
+    import torch
+
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.layout is not torch.strided:
+        raise TypeError(message(name, value, "a dense tensor of a floating dtype", call))
+    if value.dim() < 2:
+        raise ValueError(message(name, value, "a matrix, or several", call))
+    if like is not None and (value.dtype, value.device) != (like.dtype, like.device):
+        raise ValueError(message(name, value, f"of {like.dtype} on {like.device}", call))
+
+
+def check_tokens(x: Any, dim: int, module: torch.nn.Module, *, tokens: int | None = None) -> None:
+    """Check an input of token operators: ``(B, N, dim)``, not empty, of the parameters' dtype and device."""
+    call = type(module).__name__
+    _check_tensor(x, module, call)
     expected = f"of shape (B, {'N' if tokens is None else tokens}, {dim}), none of them 0"
     if x.dim() != 3 or x.shape[2] != dim or 0 in x.shape or (tokens is not None and x.shape[1] != tokens):
         raise ValueError(message("x", x, expected, call))
 
 
-def check_map(x: Any, channels: int, weight: torch.Tensor, call: str, *, minimum: int = 1) -> None:
-    """Check an input of spatial operators: ``(B, channels, H, W)`` with H and W at least ``minimum``."""
-    _check_tensor(x, weight, call)
+def check_map(x: Any, channels: int, module: torch.nn.Module, *, minimum: int = 1, divisor: int = 1) -> None:
+    """Check an input of spatial operators: ``(B, channels, H, W)``, H and W large enough and divisible."""
+    call = type(module).__name__
+    _check_tensor(x, module, call)
     expected = f"of shape (B, {channels}, H, W) with B at least 1, H and W at least {minimum}"
     if x.dim() != 4 or x.shape[1] != channels or x.shape[0] == 0 or min(x.shape[2:]) < minimum:
         raise ValueError(message("x", x, expected, call))
+    if x.shape[2] % divisor or x.shape[3] % divisor:
+        raise ValueError(message("x", x, f"of height and width divisible by {divisor}", call))
 
 
-def _check_tensor(x: Any, weight: torch.Tensor, call: str) -> None:
-    import torch  # here, so that importing equiv does not import torch
+def check_batch_statistics(x: torch.Tensor, values: int, norm: torch.nn.Module, call: str) -> None:
+    """Check that BatchNorm in training mode sees more than one value per channel, as torch does, but naming ``x``."""
+    if norm.training and values == 1:
+        expected = "larger: BatchNorm in training mode needs more than one value per channel"
+        raise ValueError(message("x", x, expected, call))
+
+
+def _check_tensor(x: Any, module: torch.nn.Module, call: str) -> None:
+    import torch
 
     if not isinstance(x, torch.Tensor):
         raise TypeError(message("x", x, "a tensor", call))
-    if not x.is_floating_point():
-        raise TypeError(message("x", x, "a tensor of a floating dtype", call))
-    if x.device != weight.device:
-        raise ValueError(message("x", x.device, f"on the parameters' device, {weight.device}", call))
-    # Under autocast the dtypes of inputs and parameters differ on purpose.
-    if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
-        raise TypeError(message("x", x, f"of the parameters' dtype, {weight.dtype}", call))
+    if not x.is_floating_point() or x.layout is not torch.strided:
+        raise TypeError(message("x", x, "a dense tensor of a floating dtype", call))
+    for name, parameter in module.named_parameters():
+        if x.device != parameter.device:
+            raise ValueError(message("x", x.device, f"on the device of `{name}`, {parameter.device}", call))
+        # Under autocast, which the meta device does not have, the dtypes differ on purpose.
+        if x.dtype != parameter.dtype and (x.is_meta or not torch.is_autocast_enabled(x.device.type)):
+            raise TypeError(message("x", x, f"of the dtype of `{name}`, {parameter.dtype}", call))

@@ -200,9 +200,6 @@ class TransformersSwin(nn.Module):
         self.layer = SwinLayer(SwinConfig(window_size=WINDOW), dim, (side, side), heads, shift_size=shift)
         self.layer.layernorm_before = self.layer.layernorm_after = self.layer.mlp = nn.Identity()
 
-    # Grad mode even under no_grad: SDPA with a bias takes another kernel there, and the rung, which expects one result
-    # of its oracle to the last bit, would call it random.
-    @torch.enable_grad()
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         _choose_implementation(self.layer.attention, x)
         caught: list[torch.Tensor] = []
@@ -283,7 +280,6 @@ class TorchSDPA(nn.Module):
         if grid is not None:
             self.relative_position_bias_table = nn.Parameter(torch.zeros(math.prod(2 * n - 1 for n in grid), heads))
 
-    @torch.enable_grad()  # see TransformersSwin
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias())

@@ -8,12 +8,13 @@ import re
 import sys
 import warnings
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from equiv import conv, matmul, peers, picture
-from equiv.ladder.draws import draw_weights
+from equiv.ladder.draws import derive, draw_weights
 from equiv.ladder.evidence import Evidence, Verdict
 from equiv.peers import PEERS, Peer, find
 
@@ -87,13 +88,13 @@ def test_attention_is_neither_uniform_nor_one_hot(slug):
     """Measured on transformers' own attention weights, for the weights and the input of the check."""
     peer = find(slug)
     comparison = peer.compare(*peer.size, torch.float32)[-1]
-    module = comparison.reference
+    module: Any = comparison.reference
     draw_weights(module, torch.Generator().manual_seed(0))
     assert all((parameter != 0).all() for parameter in module.parameters())  # biases and tables too
     weights = []
     attention = getattr(module, "layer", module).attention
     with attention.register_forward_hook(lambda *args: weights.append(args[2][1])), torch.no_grad():
-        module(peer.embed(*peer.size[:2], seed=1).float())
+        module(peer.embed(*peer.size[:2], derive(0, "input")).float())
     entropy = torch.special.entr(weights[0]).sum(-1)
     most = math.log(weights[0].shape[-1])
     assert 0.3 * most < entropy.mean() < 0.75 * most
@@ -153,7 +154,11 @@ CHANGES = {
         (3,),
     ),
     "no mask": ("SwinLayer.get_attn_mask", lambda f: lambda *a, **b: None, (3,)),
-    "other bands": ("SwinLayer.get_attn_mask", lambda f: lambda self, h, w, **b: f(self, h + 1, w, **b)[:4], (3,)),
+    "masks of other windows": (
+        "SwinLayer.get_attn_mask",
+        lambda f: lambda *a, **b: None if (mask := f(*a, **b)) is None else mask.roll(1, 0),
+        (3,),
+    ),
 }
 
 
@@ -225,7 +230,7 @@ def _other_direction(patch):
 
 
 def _transposed_bias(patch):
-    bias = matmul.heads.MultiHead._bias
+    bias: Any = matmul.heads.MultiHead._bias
     patch.setattr(matmul.heads.MultiHead, "_bias", lambda self: bias(self).transpose(1, 2))
 
 
@@ -266,7 +271,7 @@ def test_a_bug_in_gradients_only_is_refused(monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16], ids=str)
 def test_sdpa_with_a_wrong_bias_is_refused(dtype, monkeypatch):
-    bias = peers.TorchSDPA.bias
+    bias: Any = peers.TorchSDPA.bias
     monkeypatch.setattr(peers.TorchSDPA, "bias", lambda self: None if self.grid is None else bias(self).mT)
     evidence = run(SDPA, dtype)
     assert different(evidence) == {part.claim for part in evidence.parts if "with bias" in part.claim}

@@ -9,7 +9,7 @@ from equiv.conv.apply import ACTIVATIONS, Lowering, Paired
 from equiv.conv.bank import KernelBank
 from equiv.conv.base import TokenAttention
 from equiv.conv.selection import SelectAll, SelectMixtures
-from equiv.errors import check_bool, check_choice, check_grid, check_int, message
+from equiv.errors import check_bool, check_choice, check_grid, check_int, check_mixing
 
 SHARINGS = ("none", "headwise", "key_value", "layerwise")
 
@@ -155,13 +155,6 @@ class LinformerAttention(TokenAttention):
         check_choice("sharing", sharing, SHARINGS, call)
         check_choice("activation", activation, ACTIVATIONS, call)
         shape = (heads, rank, tokens) if sharing == "none" else (rank, tokens)
-        if mixing is not None:
-            if sharing != "layerwise":
-                raise ValueError(message("mixing", mixing, f"None with `sharing`={sharing!r}", call))
-            if not isinstance(mixing, nn.Parameter):
-                raise TypeError(message("mixing", mixing, "None or an nn.Parameter", call))
-            if mixing.shape != shape:
-                raise ValueError(message("mixing", mixing, f"of shape {shape}", call))
         super().__init__(
             dim,
             heads,
@@ -172,6 +165,7 @@ class LinformerAttention(TokenAttention):
             device=device,
             dtype=dtype,
         )
+        check_mixing(mixing, sharing, (rank, tokens), self.proj.weight, call)
         self.tokens, self.rank, self.sharing, self.activation = tokens, rank, sharing, activation
         self.lowering = lowering
 

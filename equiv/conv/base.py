@@ -13,7 +13,7 @@ from equiv.conv.bank import split_heads
 from equiv.conv.dynamic import Application, DynamicConvolution
 from equiv.conv.selection import KernelSelection
 from equiv.conv.static import Conv1x1
-from equiv.errors import check_bool, check_choice, check_divides, check_int, check_map, check_tokens
+from equiv.errors import check_bool, check_choice, check_divides, check_factory, check_int, check_map, check_tokens
 from equiv.layout import map_to_tokens, tokens_to_map
 
 
@@ -42,7 +42,7 @@ class Attention(nn.Module):
     ) -> None:
         super().__init__()
         self.dim, self.heads, self.maps, self.qkv_bias = dim, heads, maps, qkv_bias
-        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        factory = check_factory(device, dtype, type(self).__name__)
         self.add_module("qkv" if maps == 3 else "qk", Conv1x1(dim, maps * dim, bias=qkv_bias, **factory))
         self.proj = Conv1x1(dim, dim, **factory)
         self.relative_position_bias_table = None
@@ -79,7 +79,7 @@ class TokenAttention(Attention):
         """Check the tokens ``x`` and view them as a feature map."""
         if self.relative_position is not None:
             tokens = self.relative_position[0] * self.relative_position[1] + self.class_token
-        check_tokens(x, self.dim, self.proj.weight, type(self).__name__, tokens=tokens)
+        check_tokens(x, self.dim, self, tokens=tokens)
         return tokens_to_map(x, x.shape[1], 1)
 
     def write_tokens(self, y: torch.Tensor) -> torch.Tensor:
@@ -94,7 +94,7 @@ class WindowedAttention(Attention):
 
     def read_map(self, x: torch.Tensor) -> torch.Tensor:
         """Check the feature map ``x`` and pad it at the bottom and on the right."""
-        check_map(x, self.dim, self.proj.weight, type(self).__name__, minimum=self.window)
+        check_map(x, self.dim, self, minimum=self.window)
         height, width = x.shape[2:]
         return F.pad(x, (0, -width % self.window, 0, -height % self.window))
 

@@ -12,6 +12,7 @@ from equiv.conv.apply import DepthwiseMean, Merged, Paired
 from equiv.conv.bank import Generated, KernelBank
 from equiv.conv.selection import KernelSelection, Selected, locate, put_back
 from equiv.conv.spatial import ImageKernel, LocationKernels
+from equiv.errors import message
 
 Application = Paired | Merged | DepthwiseMean | ImageKernel | LocationKernels
 
@@ -66,6 +67,7 @@ def anatomy(operator: nn.Module, x: torch.Tensor) -> Anatomy:
     """Run ``operator`` on ``x`` and read bank, selection, kernel type and kernel size off its dynamic convolution.
 
     Raises:
+        TypeError: ``operator`` is no module.
         ValueError: ``operator`` does not run exactly one :class:`DynamicConvolution`.
 
     Example:
@@ -73,6 +75,8 @@ def anatomy(operator: nn.Module, x: torch.Tensor) -> Anatomy:
         >>> anatomy(conv.GlobalAttention(8, 2), torch.zeros(1, 9, 8))
         Anatomy(bank='Dynamic', selection='Hard (all)', kind='paired', channels=(4, 9, 4), size=(1, 1))
     """
+    if not isinstance(operator, nn.Module):
+        raise TypeError(message("operator", operator, "a module", "anatomy"))
     found: list[Anatomy] = []
 
     def read(module: DynamicConvolution, arguments: tuple[Any, ...]) -> None:
@@ -90,5 +94,6 @@ def anatomy(operator: nn.Module, x: torch.Tensor) -> Anatomy:
         for handle in handles:
             handle.remove()
     if len(found) != 1:
-        raise ValueError(f"`operator`={type(operator).__name__} ran {len(found)} dynamic convolutions, not 1 [anatomy]")
+        expected = f"a module that runs one dynamic convolution, not {len(found)}"
+        raise ValueError(message("operator", type(operator).__name__, expected, "anatomy"))
     return found[0]

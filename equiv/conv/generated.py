@@ -14,7 +14,17 @@ from equiv.conv.dynamic import DynamicConvolution
 from equiv.conv.selection import SelectNone
 from equiv.conv.spatial import ImageKernel, LocationKernels
 from equiv.conv.static import Conv1x1
-from equiv.errors import check_bool, check_choice, check_divides, check_int, check_map, check_odd, message
+from equiv.errors import (
+    check_batch_statistics,
+    check_bool,
+    check_choice,
+    check_divides,
+    check_factory,
+    check_int,
+    check_map,
+    check_odd,
+    message,
+)
 
 VARIANTS = ("homogeneous", "inhomogeneous")
 
@@ -29,12 +39,10 @@ class _Generator(nn.Module):
         self.bn = nn.BatchNorm2d(hidden, **factory)
         self.conv2 = Conv1x1(hidden, outputs, **factory)
 
-    def generate(self, x: torch.Tensor) -> torch.Tensor:
-        """Kernels, ``(B, outputs, H', W')``, from a map ``(B, C, H', W')``."""
-        if self.bn.training and x.shape[0] * x.shape[2] * x.shape[3] == 1:
-            expected = "more than one value per channel in training mode, for the batch statistics"
-            raise ValueError(message("x", x, expected, type(self).__name__))
-        return self.conv2(self.bn(self.conv1(x)).relu())
+    def generate(self, features: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Kernels, ``(B, outputs, H', W')``, from a map ``(B, C, H', W')`` made of the operator's input ``x``."""
+        check_batch_statistics(x, features[:, 0].numel(), self.bn, type(self).__name__)
+        return self.conv2(self.bn(self.conv1(features)).relu())
 
 
 class DynamicDepthwiseConv2d(_Generator):
@@ -96,7 +104,7 @@ class DynamicDepthwiseConv2d(_Generator):
             raise ValueError(message("group_channels", group_channels, "None with `variant`='homogeneous'", call))
         width = 1 if group_channels is None else group_channels
         check_divides("group_channels", width, "channels", channels, call)
-        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        factory = check_factory(device, dtype, call)
         super().__init__(channels, reduction, channels // width * kernel_size**2, factory)
         self.bias = nn.Parameter(torch.zeros(channels, **factory)) if bias else None
         self.channels, self.kernel_size, self.variant = channels, kernel_size, variant
@@ -107,13 +115,13 @@ class DynamicDepthwiseConv2d(_Generator):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Convolve ``x (B, C, H, W)`` with the kernels generated from it."""
-        check_map(x, self.channels, self.conv1.weight, type(self).__name__)
+        check_map(x, self.channels, self)
         batch, size = x.shape[0], self.kernel_size
         if self.variant == "homogeneous":
-            kernels = self.generate(x.mean((2, 3), keepdim=True)).reshape(batch, self.channels, 1, size, size)
+            kernels = self.generate(x.mean((2, 3), keepdim=True), x).reshape(batch, self.channels, 1, size, size)
             biases = () if self.bias is None else (self.bias.expand(batch, -1),)
         else:
-            kernels = self.generate(x).reshape(batch, -1, size, size, *x.shape[2:])
+            kernels = self.generate(x, x).reshape(batch, -1, size, size, *x.shape[2:])
             biases = () if self.bias is None else (self.bias,)
         return self.dynamic(x, Generated((kernels, *biases)))
 
@@ -170,7 +178,7 @@ class Involution2d(_Generator):
         check_divides("group_channels", group_channels, "channels", channels, call)
         check_int("reduction", reduction, call)
         check_choice("lowering", lowering, LOWERINGS, call)
-        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        factory = check_factory(device, dtype, call)
         super().__init__(channels, reduction, channels // group_channels * kernel_size**2, factory)
         self.channels, self.kernel_size, self.stride = channels, kernel_size, stride
         self.group_channels, self.reduction, self.lowering = group_channels, reduction, lowering
@@ -178,11 +186,8 @@ class Involution2d(_Generator):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Convolve ``x (B, C, H, W)`` with the kernels generated at each location."""
-        call = type(self).__name__
-        check_map(x, self.channels, self.conv1.weight, call)
-        if x.shape[2] % self.stride or x.shape[3] % self.stride:
-            raise ValueError(message("x", x, f"with H and W divisible by `stride`={self.stride}", call))
-        kernels = self.generate(F.avg_pool2d(x, self.stride) if self.stride > 1 else x)
+        check_map(x, self.channels, self, divisor=self.stride)
+        kernels = self.generate(F.avg_pool2d(x, self.stride) if self.stride > 1 else x, x)
         size = self.kernel_size
         return self.dynamic(x, Generated((kernels.reshape(x.shape[0], -1, size, size, *kernels.shape[2:]),)))
 

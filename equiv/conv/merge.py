@@ -16,7 +16,7 @@ from equiv.conv.apply import merge_pair
 from equiv.conv.attention import GlobalAttention
 from equiv.conv.linear import LINEAR_ACTIVATIONS, LinearAttention, LinearWindowAttention
 from equiv.conv.window import WindowAttention
-from equiv.errors import message
+from equiv.errors import check_matrix, message
 
 
 def merge_kernels(
@@ -35,7 +35,8 @@ def merge_kernels(
         K ``(…, d, d')``, to be applied as ``q @ K``, and b ``(…, L, d')`` or ``None``.
 
     Raises:
-        ValueError: the numbers of kernels M differ.
+        TypeError: an argument is no dense tensor of a floating dtype.
+        ValueError: shapes, dtypes or devices do not fit, or there are no kernels.
 
     Example:
         >>> q, k, v = torch.randn(7, 4), torch.randn(5, 4), torch.randn(5, 3)
@@ -43,10 +44,19 @@ def merge_kernels(
         >>> torch.allclose(q @ kernel, (q @ k.T) @ v, atol=1e-5)
         True
     """
-    if first.shape[-2] != second.shape[-2]:
-        raise ValueError(message("second", second, f"of {first.shape[-2]} kernels, as `first`", "merge_kernels"))
-    if bias is not None and bias.shape[-1] != second.shape[-2]:
-        raise ValueError(message("bias", bias, f"of shape (…, L, {second.shape[-2]})", "merge_kernels"))
+    call = "merge_kernels"
+    check_matrix("first", first, call)
+    check_matrix("second", second, call, like=first)
+    *lead, count, _ = first.shape
+    if not first.numel():
+        raise ValueError(message("first", first, "of at least one kernel and channel", call))
+    if second.shape[:-1] != first.shape[:-1]:
+        raise ValueError(message("second", second, f"of shape {(*lead, count)} + (d',), as `first`", call))
+    if bias is not None:
+        check_matrix("bias", bias, call, like=first)
+        # fewer leading axes: the bias is shared, as between images
+        if bias.shape[-1] != count or tuple(bias.shape[:-2]) != tuple(lead[len(lead) - bias.dim() + 2 :]):
+            raise ValueError(message("bias", bias, f"of shape {tuple(lead)} + (L, {count})", call))
     merged = merge_pair(second.transpose(-1, -2), first.transpose(-1, -2))
     return merged, None if bias is None else bias @ second
 
@@ -63,7 +73,7 @@ def merge_static(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:
 
     Raises:
         TypeError: an argument is not an ``nn.Conv2d``.
-        ValueError: a kernel is not 1×1, is grouped or padded, or the channels do not match.
+        ValueError: a kernel is not 1×1, is grouped or padded, or channels, dtypes or devices do not match.
 
     Example:
         >>> pair = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 5, 1)
@@ -76,6 +86,9 @@ def merge_static(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:
     if first.out_channels != second.in_channels:
         expected = f"an nn.Conv2d of {first.out_channels} input channels, as `first` gives"
         raise ValueError(message("second", second, expected, "merge_static"))
+    if (first.weight.dtype, first.weight.device) != (second.weight.dtype, second.weight.device):
+        expected = f"of {first.weight.dtype} on {first.weight.device}, as `first`"
+        raise ValueError(message("second", second.weight, expected, "merge_static"))
     stride = tuple(a * b for a, b in zip(first.stride, second.stride, strict=True))
     bias = first.bias is not None or second.bias is not None
     merged = nn.Conv2d(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +13,16 @@ from equiv.conv.dynamic import DynamicConvolution
 from equiv.conv.selection import SelectRouted
 from equiv.conv.spatial import ImageKernel
 from equiv.conv.static import Conv1x1
-from equiv.errors import check_bool, check_choice, check_divides, check_int, check_map, check_odd, check_positive
+from equiv.errors import (
+    check_bool,
+    check_choice,
+    check_divides,
+    check_factory,
+    check_int,
+    check_map,
+    check_odd,
+    check_positive,
+)
 
 
 class DynamicConv2d(nn.Module):
@@ -95,7 +103,7 @@ class DynamicConv2d(nn.Module):
         self.channels, self.out_channels, self.kernel_size, self.stride = channels, out_channels, kernel_size, stride
         self.padding, self.dilation, self.groups, self.kernels = padding, dilation, groups, kernels
         self.reduction, self.temperature, self.lowering = reduction, temperature, lowering
-        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        factory = check_factory(device, dtype, call)
         shape = (kernels, out_channels, channels // groups, kernel_size, kernel_size)
         self.weight = nn.Parameter(torch.empty(shape, **factory))
         self.bias = nn.Parameter(torch.empty(kernels, out_channels, **factory)) if bias else None
@@ -117,7 +125,7 @@ class DynamicConv2d(nn.Module):
         """Convolve ``x (B, C, H, W)``, each image with its own mixture."""
         call = type(self).__name__
         reach = self.dilation * (self.kernel_size - 1) + 1 - 2 * self.padding
-        check_map(x, self.channels, self.weight, call, minimum=max(reach, 1))
+        check_map(x, self.channels, self, minimum=max(reach, 1))
         temperature = check_positive("temperature", self.temperature, call)
         z = self.fc2(self.fc1(x.mean((2, 3), keepdim=True)).relu())
         coefficients = (z.flatten(1) / temperature).softmax(1)

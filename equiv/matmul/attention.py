@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from equiv.errors import check_bool, check_choice, check_grid, check_tokens
+from equiv.errors import check_bool, check_choice, check_factory, check_grid, check_tokens
 from equiv.matmul.activation import ACTIVATIONS, activate, logit_scale
 from equiv.matmul.heads import MultiHead, merge_heads, split_qkv
 from equiv.matmul.modules import Linear, options
@@ -51,7 +50,7 @@ class TokenOperator(MultiHead):
 
     def _check(self, x: torch.Tensor) -> None:
         tokens = None if self._grid is None else self._grid[0] * self._grid[1] + self.class_token
-        check_tokens(x, self.dim, self.proj.weight, type(self).__name__, tokens=tokens)
+        check_tokens(x, self.dim, self, tokens=tokens)
 
 
 class GlobalAttention(TokenOperator):
@@ -112,7 +111,7 @@ class GlobalAttention(TokenOperator):
     ) -> None:
         super().__init__(dim, heads, qkv_bias, relative_position, class_token)
         call = type(self).__name__
-        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        factory = check_factory(device, dtype, call)
         self.activation = check_choice("activation", activation, ACTIVATIONS, call)
         self.qkv = Linear(dim, 3 * dim, bias=qkv_bias, **factory)
         self.proj = Linear(dim, dim, **factory)

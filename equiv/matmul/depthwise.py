@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
-from equiv.errors import check_choice
+from equiv.errors import check_choice, check_factory
 from equiv.matmul.attention import TokenOperator
 from equiv.matmul.heads import bias_sum, merge_heads, split_heads
 from equiv.matmul.modules import Linear, options
@@ -65,7 +63,7 @@ class DepthwiseAttention(TokenOperator):
     ) -> None:
         super().__init__(dim, heads, qkv_bias, relative_position, class_token)
         call = type(self).__name__
-        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        factory = check_factory(device, dtype, call)
         self.bias_table = check_choice("bias_table", bias_table, BIAS_TABLES, call)
         self.values = check_choice("values", values, VALUES, call)
         self.qk = Linear(dim, 2 * dim, bias=qkv_bias, **factory)
@@ -140,7 +138,7 @@ class DepthwiseWindowAttention(WindowOperator):
     ) -> None:
         super().__init__(dim, heads, qkv_bias, window, shift, relative_position)
         call = type(self).__name__
-        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        factory = check_factory(device, dtype, call)
         self.bias_table = check_choice("bias_table", bias_table, BIAS_TABLES, call)
         self.values = check_choice("values", values, VALUES, call)
         self.qk = Linear(dim, 2 * dim, bias=qkv_bias, **factory)

@@ -10,9 +10,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from equiv.errors import (
+    check_batch_statistics,
     check_bool,
     check_choice,
     check_divides,
+    check_factory,
     check_int,
     check_map,
     check_odd,
@@ -83,7 +85,7 @@ class DynamicConv2d(nn.Module):
     ) -> None:
         super().__init__()
         call = type(self).__name__
-        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        factory = check_factory(device, dtype, call)
         self.channels = check_int("channels", channels, call)
         self.out_channels = channels if out_channels is None else check_int("out_channels", out_channels, call)
         self.kernel_size = (check_odd if padding is None else check_int)("kernel_size", kernel_size, call)
@@ -116,7 +118,7 @@ class DynamicConv2d(nn.Module):
         call = type(self).__name__
         temperature = check_positive("temperature", self.temperature, call)
         extent = self.dilation * (self.kernel_size - 1) + 1
-        check_map(x, self.channels, self.weight, call, minimum=max(extent - 2 * self.padding, 1))
+        check_map(x, self.channels, self, minimum=max(extent - 2 * self.padding, 1))
         height, width = ((n + 2 * self.padding - extent) // self.stride + 1 for n in x.shape[2:])
 
         coefficients = (self.fc2(self.fc1(x.mean((2, 3))).relu()) / temperature).softmax(-1)
@@ -154,9 +156,7 @@ class GeneratedKernels(nn.Module):
     def _generate(self, features: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """``conv2(ReLU(bn(conv1(features))))`` at each location: ``(B, groups, 1, K², locations)``."""
         batch, _, height, width = features.shape
-        if self.bn.training and batch * height * width == 1:
-            expected = "larger: BatchNorm2d in training mode needs more than one value per channel"
-            raise ValueError(message("x", x, expected, type(self).__name__))
+        check_batch_statistics(x, batch * height * width, self.bn, type(self).__name__)
         hidden = self.bn(tokens_to_map(self.conv1(map_to_tokens(features)), height, width)).relu()
         return self.conv2(map_to_tokens(hidden)).transpose(1, 2).unflatten(1, (self.groups, 1, -1))
 
@@ -219,7 +219,7 @@ class DynamicDepthwiseConv2d(GeneratedKernels):
         dtype: torch.dtype | None = None,
     ) -> None:
         call = type(self).__name__
-        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        factory = check_factory(device, dtype, call)
         if check_choice("variant", variant, VARIANTS, call) == "homogeneous" and group_channels is not None:
             raise ValueError(message("group_channels", group_channels, f"None with `variant`={variant!r}", call))
         check_bool("bias", bias, call)
@@ -229,7 +229,7 @@ class DynamicDepthwiseConv2d(GeneratedKernels):
         self.register_parameter("bias", nn.Parameter(torch.zeros(channels, **factory)) if bias else None)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        check_map(x, self.channels, self.conv1.weight, type(self).__name__)
+        check_map(x, self.channels, self)
         features = x.mean((2, 3), keepdim=True) if self.variant == "homogeneous" else x
         y = self._multiply(self._generate(features, x), x)
         return y if self.bias is None else y + self.bias[:, None, None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from equiv.errors import check_int, check_map, message
+from equiv.errors import check_factory, check_int, check_map
 from equiv.matmul.dynamic import GeneratedKernels
 from equiv.matmul.modules import options
 
@@ -55,16 +55,15 @@ class Involution2d(GeneratedKernels):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        stride = check_int("stride", stride, type(self).__name__)
-        super().__init__(channels, group_channels, kernel_size, reduction, {"device": device, "dtype": dtype})
+        call = type(self).__name__
+        stride = check_int("stride", stride, call)
+        super().__init__(channels, group_channels, kernel_size, reduction, check_factory(device, dtype, call))
         self.stride = stride
         self.group_channels = group_channels
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        call, stride = type(self).__name__, self.stride
-        check_map(x, self.channels, self.conv1.weight, call)
-        if x.shape[2] % stride or x.shape[3] % stride:
-            raise ValueError(message("x", x, f"of height and width divisible by `stride`={stride}", call))
+        stride = self.stride
+        check_map(x, self.channels, self, divisor=stride)
         features = F.avg_pool2d(x, stride) if stride > 1 else x
         return self._multiply(self._generate(features, x), x, stride)
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
-from equiv.errors import check_choice
+from equiv.errors import check_choice, check_factory
 from equiv.matmul.activation import LINEAR_ACTIVATIONS, logit_scale
 from equiv.matmul.attention import TokenOperator, attend
 from equiv.matmul.heads import bias_sum, merge_heads, split_qkv
@@ -61,7 +59,7 @@ class LinearAttention(TokenOperator):
     ) -> None:
         super().__init__(dim, heads, qkv_bias, relative_position, class_token)
         call = type(self).__name__
-        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        factory = check_factory(device, dtype, call)
         self.activation = check_choice("activation", activation, LINEAR_ACTIVATIONS, call)
         self.qkv = Linear(dim, 3 * dim, bias=qkv_bias, **factory)
         self.proj = Linear(dim, dim, **factory)
@@ -130,7 +128,7 @@ class LinearWindowAttention(WindowOperator):
     ) -> None:
         super().__init__(dim, heads, qkv_bias, window, shift, relative_position)
         call = type(self).__name__
-        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        factory = check_factory(device, dtype, call)
         self.activation = check_choice("activation", activation, LINEAR_ACTIVATIONS, call)
         self.qkv = Linear(dim, 3 * dim, bias=qkv_bias, **factory)
         self.proj = Linear(dim, dim, **factory)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 
-from equiv.errors import check_choice, check_int, check_tokens, message
+from equiv.errors import check_choice, check_factory, check_int, check_mixing, check_tokens
 from equiv.matmul.activation import ACTIVATIONS
 from equiv.matmul.attention import attend
 from equiv.matmul.heads import MultiHead, split_qkv
@@ -81,20 +79,14 @@ class LinformerAttention(MultiHead):
     ) -> None:
         super().__init__(dim, heads, qkv_bias)
         call = type(self).__name__
-        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        factory = check_factory(device, dtype, call)
         self.tokens = check_int("tokens", tokens, call)
         self.rank = check_int("rank", rank, call)
         self.sharing = check_choice("sharing", sharing, SHARINGS, call)
         self.activation = check_choice("activation", activation, ACTIVATIONS, call)
-        if mixing is not None:
-            if sharing != "layerwise":
-                raise ValueError(message("mixing", mixing, f"None with `sharing`={sharing!r}", call))
-            if not isinstance(mixing, nn.Parameter):
-                raise TypeError(message("mixing", mixing, "None or an nn.Parameter", call))
-            if mixing.shape != (rank, tokens):
-                raise ValueError(message("mixing", mixing, f"of shape (rank, tokens)={(rank, tokens)}", call))
         self.qkv = Linear(dim, 3 * dim, bias=qkv_bias, **factory)
         self.proj = Linear(dim, dim, **factory)
+        check_mixing(mixing, sharing, (rank, tokens), self.proj.weight, call)
         shape = (heads, rank, tokens) if sharing == "none" else (rank, tokens)
 
         def mixture() -> nn.Parameter:
@@ -104,7 +96,7 @@ class LinformerAttention(MultiHead):
         self.register_parameter("mix_value", mixture() if sharing in ("none", "headwise") else None)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        check_tokens(x, self.dim, self.proj.weight, type(self).__name__, tokens=self.tokens)
+        check_tokens(x, self.dim, self, tokens=self.tokens)
         q, k, v = split_qkv(self.qkv(x), self.heads)
         mix_value = self.mix_key if self.mix_value is None else self.mix_value
         return self.proj(attend(q, self.mix_key @ k, mix_value @ v, self.activation))

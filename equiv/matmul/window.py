@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from equiv.errors import check_bool, check_choice, check_int, check_map, check_mask_value, check_shift
+from equiv.errors import check_bool, check_choice, check_factory, check_int, check_map, check_mask_value, check_shift
 from equiv.matmul.activation import ACTIVATIONS
 from equiv.matmul.attention import attend
 from equiv.matmul.heads import MultiHead, split_qkv
@@ -77,7 +76,7 @@ class WindowOperator(MultiHead):
         raise NotImplementedError
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        check_map(x, self.dim, self.proj.weight, type(self).__name__, minimum=self.window)
+        check_map(x, self.dim, self, minimum=self.window)
         window, (height, width) = self.window, x.shape[2:]
         x = F.pad(x, (0, -width % window, 0, -height % window))
         size = (x.shape[2], x.shape[3])
@@ -145,7 +144,7 @@ class WindowAttention(WindowOperator):
     ) -> None:
         super().__init__(dim, heads, qkv_bias, window, shift, relative_position)
         call = type(self).__name__
-        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        factory = check_factory(device, dtype, call)
         self.activation = check_choice("activation", activation, ACTIVATIONS, call)
         self.mask_value = check_mask_value(mask_value, activation, call)
         self.qkv = Linear(dim, 3 * dim, bias=qkv_bias, **factory)

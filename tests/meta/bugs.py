@@ -133,7 +133,9 @@ DCONV = Case((2, 4, 5, 6), (4,), {"temperature": 2.0})
 ROUTED = Case((3, 24, 2, 3), (24,), {"kernel_size": 1, "reduction": 1, "temperature": 0.5})
 GROUPED = Case((2, 4, 5, 6), (4,), {"temperature": 1.0, "groups": 2})
 DDW = Case((2, 4, 5, 6), (4,), {"kernel_size": 3})
-PER_PLACE = Case((2, 4, 5, 6), (4,), {"kernel_size": 3, "variant": "inhomogeneous", "group_channels": 2, "reduction": 1})
+PER_PLACE = Case(
+    (2, 4, 5, 6), (4,), {"kernel_size": 3, "variant": "inhomogeneous", "group_channels": 2, "reduction": 1}
+)
 PER_PLACE_TRAINING = dataclasses.replace(PER_PLACE, training=True)
 INVOLUTION = Case((2, 6, 5, 6), (6,), {"kernel_size": 3, "group_channels": 2, "reduction": 1})
 STRIDED = Case((2, 4, 6, 4), (4,), {"kernel_size": 3, "group_channels": 2, "stride": 2, "reduction": 1})

@@ -188,9 +188,7 @@ def convolutions(op: Any, x: torch.Tensor) -> torch.Tensor:
 def bias_gathered_in_loops(op: Any, x: torch.Tensor) -> torch.Tensor:
     (height, width), q, k, v = op.relative_position, *qkv(op, x)
     places = [(row, column) for row in range(height) for column in range(width)]
-    rows = [
-        (ri - rj + height - 1) * (2 * width - 1) + ci - cj + width - 1 for ri, ci in places for rj, cj in places
-    ]
+    rows = [(ri - rj + height - 1) * (2 * width - 1) + ci - cj + width - 1 for ri, ci in places for rj, cj in places]
     bias = op.relative_position_bias_table.T[:, rows].unflatten(1, (len(places), len(places)))
     return out(op, F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None].expand(len(x), -1, -1, -1)))
 
@@ -245,7 +243,9 @@ def mean_as_product(op: Any, x: torch.Tensor) -> torch.Tensor:
     kernel = op.relative_position_bias_table.T.repeat_interleave(op.dim // op.heads, 0)
     kernel = kernel.view(op.dim, 1, 2 * height - 1, 2 * width - 1).flip(2, 3)
     padding = (height - 1, width - 1)
-    return op.proj(q * mean + map_to_tokens(F.conv2d(tokens_to_map(k, height, width), kernel, None, 1, padding, 1, op.dim)))
+    return op.proj(
+        q * mean + map_to_tokens(F.conv2d(tokens_to_map(k, height, width), kernel, None, 1, padding, 1, op.dim))
+    )
 
 
 # ---- windows ---------------------------------------------------------------------------------------------------------

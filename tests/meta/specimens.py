@@ -223,5 +223,3 @@ class Involution2d(Generated, matmul.Involution2d):
         s = self.stride
         pool = self.step("pool", lambda m: m.unflatten(3, (-1, s)).unflatten(2, (-1, s)).mean((3, 5)))
         return self.apply_kernels(pool(x), x, self.channels // self.group_channels, s)
-
-
