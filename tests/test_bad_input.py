@@ -195,8 +195,8 @@ def test_kernels_that_do_not_fit_do_not_merge(name, kernels):
     refusal(name, "merge_kernels", conv.merge_kernels, *kernels)
 
 
-def conv2d(*sizes: int, **options: Any) -> nn.Conv2d:
-    return nn.Conv2d(*sizes, **options)
+def conv2d(inputs: int, outputs: int, size: int, **options: Any) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, size, **options)
 
 
 @pytest.mark.parametrize(

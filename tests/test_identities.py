@@ -87,7 +87,7 @@ def test_dynamic_kernels_merge(dim, count, out, length, with_bias, seed):
     kernel, offset = conv.merge_kernels(k, v, bias if with_bias else None)
     assert kernel.shape == (2, dim, out)
     want = (q @ k.mT + (bias if with_bias else 0)) @ v
-    got = q @ kernel + (offset if with_bias else 0)
+    got = q @ kernel if offset is None else q @ kernel + offset
     torch.testing.assert_close(got, want, rtol=0, atol=1e-12)
     assert (offset is None) is not with_bias
 

@@ -122,6 +122,28 @@ def test_a_file_is_one_subject(path):
     assert ast.get_docstring(ast.parse(text)), "what is it about?"
 
 
+@pytest.mark.parametrize("name", ["equiv.testing", "equiv.testing.strategies"])
+def test_what_other_suites_use_has_examples(name):
+    module = importlib.import_module(name)
+    for public in module.__all__:
+        thing = getattr(module, public)
+        if inspect.isclass(thing) or inspect.isfunction(thing):
+            assert ">>>" in (inspect.getdoc(thing) or ""), public
+
+
+def test_nothing_names_a_path_of_the_machine_that_it_was_written_on():
+    """In what git tracks; the words are put together here, so as not to be found."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT.parent, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    words = ["/" + "work/", "/tmp/" + "v0", "/home" + "/", "/root" + "/", "." + "library"]
+    files = [ROOT.parent / name for name in listed.stdout.split("\0") if name]
+    assert len(files) > 20
+    for path in files:
+        text = path.read_bytes().decode(errors="replace") if path.is_file() else ""
+        assert not [word for word in words if word in text], path
+
+
 def test_every_module_imports():
     for path in FILES:
         importlib.import_module(module_name(path))

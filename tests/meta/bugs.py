@@ -1,7 +1,7 @@
 """Seeded bugs: one literal table of wrong operators, all of which the checker must reject.
 
-A bug replaces one step of a specimen (``specimens.py``) by a wrong one. The function in ``wrong`` maps the correct value
-or function of that step, and the operator, to the wrong one.
+A bug replaces one step of a specimen (``specimens.py``) by a wrong one. The function in ``wrong`` maps the correct
+value or function of that step, and the operator, to the wrong one.
 """
 
 from __future__ import annotations
@@ -153,7 +153,8 @@ BUGS = (
     # Queries, keys, values, heads
     Bug("rolled key", "GlobalAttention", VIT, "k", lambda k, op: k.roll(1, -2)),
     Bug("rolled key where N is odd", "GlobalAttention", VIT, "k", lambda k, op: k.roll(k.shape[-2] % 2, -2)),
-    Bug("rolled key where the batch is larger than 1", "GlobalAttention", VIT, "k", lambda k, op: k.roll(len(k) - 1, -2)),
+    Bug("rolled key where the batch is larger than 1", "GlobalAttention", VIT, "k",
+        lambda k, op: k.roll(len(k) - 1, -2)),
     Bug("kernel transposed: k·q", "GlobalAttention", VIT, "z", lambda z, op: z.mT),
     Bug("keys and values swapped", "GlobalAttention", VIT, "qkv", lambda qkv, op: (qkv[0], qkv[2], qkv[1])),
     Bug("bias of q, k, v left out", "GlobalAttention", VIT, "qkv bias", lambda b, op: None),
@@ -195,7 +196,8 @@ BUGS = (
     Bug("mixing transposed", "LinformerAttention", SQUARE, "mixing", lambda ef, op: (ef[0].mT, ef[1])),
     Bug("merged kernel transposed", "LinearAttention", MERGED, "merged", lambda kernel, op: kernel.mT),
     Bug("kernels of the neighbour window", "LinearWindowAttention", PADDED, "k", lambda k, op: k.roll(1, 1)),
-    Bug("mean of keys without the class token", "DepthwiseAttention", MEAN, "mean", lambda f, op: lambda k: f(k[:, 1:])),
+    Bug("mean of keys without the class token", "DepthwiseAttention", MEAN, "mean",
+        lambda f, op: lambda k: f(k[:, 1:])),
     Bug("queries summed instead of keys", "DepthwiseAttention", MEAN, "z", lambda z, op: z | {"k": z["q"]}),
     # D-Conv
     Bug("temperature ignored", "DynamicConv2d", ROUTED, "temperature", lambda f, op: lambda z: z),
@@ -215,7 +217,8 @@ BUGS = (
     Bug("group of channel c is c mod G", "Involution2d", INVOLUTION, "share",
         lambda f, op: lambda w: w.repeat(1, op.group_channels, 1, 1, 1, 1)),
     Bug("phase of the stride off by one", "Involution2d", STRIDED, "padded", lambda x, op: x.roll((-1, -1), (2, 3))),
-    Bug("kernels from sampled, not pooled x", "Involution2d", STRIDED, "pool", lambda f, op: lambda x: x[:, :, ::2, ::2]),
+    Bug("kernels from sampled, not pooled x", "Involution2d", STRIDED, "pool",
+        lambda f, op: lambda x: x[:, :, ::2, ::2]),
     Bug("border wraps around", "DynamicDepthwiseConv2d", DDW, "padded",
         lambda x, op: F.pad(x[:, :, 1:-1, 1:-1], [1] * 4, mode="circular")),
     Bug("BatchNorm by the batch in evaluation", "DynamicDepthwiseConv2d", PER_PLACE, "bn", batch_statistics),
@@ -228,7 +231,8 @@ BUGS = (
     Bug("gradient of the values doubled", "GlobalAttention", VIT, "v", lambda v, op: Double.apply(v), "gradient"),
     Bug("no gradient into F", "LinformerAttention", LINFORMER, "mixing", lambda ef, op: (ef[0], ef[1].detach()),
         "gradient"),
-    Bug("no gradient through the routing", "DynamicConv2d", ROUTED, "coefficients", lambda c, op: c.detach(), "gradient"),
+    Bug("no gradient through the routing", "DynamicConv2d", ROUTED, "coefficients", lambda c, op: c.detach(),
+        "gradient"),
     Bug("no gradient through the generated kernels", "Involution2d", INVOLUTION, "kernels", lambda w, op: w.detach(),
         "gradient"),
     # Behaviour
@@ -249,8 +253,8 @@ BUGS = (
 )
 # fmt: on
 
-#: Bugs that bfloat16 cannot tell from rounding for certain, with the excess measured over 60 seeds: largest deviation over
-#: what the rule allows there (correct code: 0.2 to 0.5). In float32 it is at least 30 for all of them.
+#: Bugs that bfloat16 cannot tell from rounding for certain, with the excess measured over 60 seeds: largest deviation
+#: over what the rule allows there (correct code: 0.2 to 0.5). In float32 it is at least 30 for all of them.
 BELOW_BFLOAT16_ROUNDING = {
     "exp in bfloat16",  # 0.2 to 0.5: in bfloat16 this *is* the correct code
     "noise of 1e-3",  # 0.2 to 0.5: a bfloat16 number near 1 has neighbours at 0.004 and 0.008

@@ -7,6 +7,7 @@ so that the rewrites stay apart from each other and from the operators.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -85,8 +86,10 @@ def flash_blocks(op: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 def log_sum_exp(op: Any, x: torch.Tensor) -> torch.Tensor:
+    """Float32 inside: rounded to a half type, the log-sum-exp would scale whole rows, which softmax itself never does."""
     z, v = logits(op, x)
-    return out(op, (z - z.logsumexp(-1, keepdim=True)).exp() @ v)
+    wide = z.to(torch.promote_types(z.dtype, torch.float32))
+    return out(op, (wide - wide.logsumexp(-1, keepdim=True)).exp().to(z.dtype) @ v)
 
 
 def detached_maximum(op: Any, x: torch.Tensor) -> torch.Tensor:
@@ -284,7 +287,7 @@ def sliced_regions(op: Any, x: torch.Tensor) -> torch.Tensor:
 
     def cuts(size: int, shift: int) -> list[slice]:
         ends = sorted({0, size, *range(shift, size, op.window)})
-        return [slice(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+        return [slice(a, b) for a, b in itertools.pairwise(ends)]
 
     def attend(rows: slice, columns: slice) -> torch.Tensor:
         query, key, value = (t[:, :, rows, columns].flatten(2, 3) for t in (q, k, v))

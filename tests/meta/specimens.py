@@ -1,8 +1,9 @@
 """The operators written once more, in steps that a seeded bug can replace.
 
-Each specimen has the name, constructor and parameters of an operator of ``equiv.matmul`` and a forward of its own. Every
-intermediate result, and every function that a bug may want to replace, passes through :meth:`Specimen.step`. Without a
-bug a specimen equals its operator, which the tests show: so a rejection is due to the bug and not to the specimen.
+Each specimen has the name, constructor and parameters of an operator of ``equiv.matmul`` and a forward of its own.
+Every intermediate result, and every function that a bug may want to replace, passes through :meth:`Specimen.step`.
+Without a bug a specimen equals its operator, which the tests show: so a rejection is due to the bug and not to the
+specimen.
 """
 
 from __future__ import annotations
