@@ -86,7 +86,7 @@ def flash_blocks(op: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 def log_sum_exp(op: Any, x: torch.Tensor) -> torch.Tensor:
-    """Float32 inside: rounded to a half type, the log-sum-exp would scale whole rows, which softmax itself never does."""
+    """Float32 inside: rounded to a half type, the log-sum-exp would scale whole rows, which softmax never does."""
     z, v = logits(op, x)
     wide = z.to(torch.promote_types(z.dtype, torch.float32))
     return out(op, (wide - wide.logsumexp(-1, keepdim=True)).exp().to(z.dtype) @ v)
