@@ -14,8 +14,8 @@ setup:           ## make .venv, or make it anew where its inputs changed
 verify: setup    ## the main job: compare every pair of forms, and third-party modules
 	@.venv/bin/equiv verify $(ARGS)
 
-test: setup      ## all tests
-	@.venv/bin/python -m pytest $(ARGS)
+test: setup      ## all tests; one thread for each of as many processes as there are cores
+	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto $(ARGS)
 
 lint: setup      ## ruff and mypy
 	.venv/bin/ruff check .

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_SUBMODULES = ("catalogue", "conv", "errors", "ladder", "layout", "matmul", "testing")
+_SUBMODULES = ("catalogue", "conv", "errors", "ladder", "layout", "matmul", "symbolic", "testing")
 _NAMES = {
     "Evidence": "equiv.ladder.evidence",
     "NotEquivalent": "equiv.errors",

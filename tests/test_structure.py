@@ -26,6 +26,7 @@ ALLOWED = {
     "equiv.conv": {"equiv.errors", "equiv.layout"},
     "equiv.catalogue": {"equiv.errors", "equiv.matmul", "equiv.conv"},
     "equiv.ladder": {"equiv.errors"},
+    "equiv.symbolic": {"equiv.errors", "equiv.matmul", "equiv.conv", "equiv.ladder"},
     "equiv.testing": {"equiv.errors", "equiv.matmul", "equiv.catalogue", "equiv.ladder"},
     "equiv.tables": {"equiv.catalogue", "equiv.conv"},
     "equiv.peers": {

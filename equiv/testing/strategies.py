@@ -98,7 +98,9 @@ def cases(draw: Draw[Any], *operators: str) -> Drawn:
         options["qkv_bias"] = draw(st.booleans())
         if has("activation"):
             linear = operator.startswith("Linear")
-            options["activation"] = draw(st.sampled_from(LINEAR_ACTIVATIONS if linear else ACTIVATIONS))
+            # softmax more often than the others: it has more options
+            some = st.sampled_from(LINEAR_ACTIVATIONS) if linear else st.just("softmax") | st.sampled_from(ACTIVATIONS)
+            options["activation"] = draw(some)
         if has("values"):
             options["bias_table"] = draw(st.sampled_from(("head", "channel")))
             options["values"] = draw(st.sampled_from(("k", "q", "x")))
