@@ -187,7 +187,7 @@ class TransformersViT(nn.Module):
 
 
 class TransformersSwin(nn.Module):
-    """The attention in ``SwinLayer`` on a map (B, C, H, W): its padding, cyclic shift, windows, mask and their undoing.
+    """The attention in ``SwinLayer`` on a map (B, C, H, W): its cyclic shift, windows, mask and their undoing.
 
     The layer's own forward runs, without norms and MLP; what it is about to add to the shortcut is the result.
     """

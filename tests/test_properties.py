@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import inspect
+from collections import Counter, defaultdict
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import Phase, event, given, settings
 
+from equiv import matmul
 from equiv.catalogue import LOWERINGS
 from equiv.errors import NotEquivalent
+from equiv.ladder.draws import LAYOUTS, PATTERNS
 from equiv.ladder.evidence import Verdict
 from equiv.testing import reproduce
-from equiv.testing.strategies import HALF, OPERATORS, Drawn, cases, command, dtypes, runs
+from equiv.testing.strategies import HALF, OPERATORS, PRECISE, Drawn, cases, command, dtypes, runs
 
 
 def obstacle(drawn: Drawn, dtype: torch.dtype, reason: str) -> str:
@@ -63,6 +67,49 @@ def test_a_failure_shows_the_shrunken_case_and_its_command(monkeypatch):
     line = next(line for line in str(failure.value).splitlines() if "reproduce: " in line)
     assert 'python -m equiv.testing.reproduce \'{"operator":"LinearAttention",' in line
     assert '"shape":[1,3,1]' in line
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_the_strategies_cover_what_there_is(operator):
+    """Every option, choice, layout, pattern and dtype, and the shapes that are special."""
+    seen: defaultdict[str, set[Any]] = defaultdict(set)
+    parameters = inspect.signature(getattr(matmul, operator)).parameters
+    options = [name for name in parameters if name not in ("device", "dtype", "mixing")]
+
+    @settings(max_examples=300, database=None, derandomize=True, phases=(Phase.generate,))
+    @given(runs(operator))
+    def look(run):
+        drawn, dtype = run
+        values = dict(zip(options, drawn.args, strict=False)) | drawn.options
+        for name in options:
+            seen[name].add(values.get(name, parameters[name].default))
+        *_, height, width = drawn.shape
+        facts = {"one head": drawn.args[1:] == (1,), "one token": drawn.shape[1] == 1, "odd": height % 2 and width % 2}
+        facts |= {"one location": height == width == 1, "higher": height > width, "wider": height < width}
+        facts |= {"training": drawn.training, "a pair": type(values.get("shift")) is tuple, "padding": False}
+        if "window" in options:
+            facts["padding"] = height % values["window"] > 0
+        seen["facts"] |= {name for name, fact in facts.items() if fact}
+        for name, value in {"dtype": dtype, "batch": drawn.shape[0], **vars(drawn)}.items():
+            if name in ("dtype", "batch", "layout", "pattern"):
+                seen[name].add(value)
+
+    look()
+    assert (seen["layout"], seen["pattern"]) == (set(LAYOUTS), set(PATTERNS))
+    assert (seen["dtype"], seen["batch"]) == ({*PRECISE, *HALF}, {1, 2, 3})
+    choices = {"sharing": 4, "bias_table": 2, "values": 3, "variant": 2, "mask_value": 3, "temperature": 4, "window": 4}
+    choices["activation"] = 2 if operator.startswith("Linear") else 6
+    for name in options:
+        assert len(seen[name]) >= choices.get(name, 2), (name, seen[name])
+    if "heads" in options:
+        assert "one head" in seen["facts"]
+    if "window" in options:
+        assert {"a pair", "padding"} <= seen["facts"]
+    if "channels" in options or "window" in options:
+        assert {"higher", "wider", "odd", "one location"} <= seen["facts"]
+    else:
+        assert "one token" in seen["facts"]
+    assert ("training" in seen["facts"]) is ("group_channels" in options)
 
 
 @given(cases(), dtypes())

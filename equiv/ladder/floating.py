@@ -98,7 +98,8 @@ def check(
     verdict, reason = Verdict.EQUAL, ""
     how = where = ""
     try:
-        with tf32(False):
+        # Whatever modes the caller is in: without grad mode, all gradients would be zeros, and equal.
+        with tf32(False), torch.inference_mode(False), torch.enable_grad():
             hows = trial.weightings(weights)
             for how in hows:
                 trial.set_weights(how)

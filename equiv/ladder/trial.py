@@ -148,13 +148,12 @@ class Trial:
         before = [leaf.clone() for leaf in leaves]
         with torch.no_grad():
             quiet = _outputs(_attempt(f"running {who}", f, *map(LAYOUTS[self.layout], leaves)), who)
-        for index, (leaf, old) in enumerate(zip(leaves, before, strict=True)):
-            if not torch.equal(torch.nan_to_num(leaf), torch.nan_to_num(old)):
-                raise (Different if who == "the candidate" else Unknown)(f"{who} changes its input {index} in place")
+        _check_unchanged(leaves, before, who)
         result = _detached({f"{name}{QUIET}": value for name, value in quiet.items()})
         for leaf in leaves:
             leaf.requires_grad_(self.gradients and leaf.is_floating_point())
         outputs = _outputs(_attempt(f"running {who}", f, *map(LAYOUTS[self.layout], leaves)), who)
+        _check_unchanged(leaves, before, who)
         result |= _detached(outputs)
         if self.gradients:
             result |= self._gradients(f, leaves, outputs, who)
@@ -191,6 +190,12 @@ class Trial:
             by_name = self.convert(by_name)
         by_name = dict(zip(inputs, filled, strict=False)) | by_name
         return _detached({f"gradient of {name}": g for name, g in by_name.items()})
+
+
+def _check_unchanged(leaves: list[torch.Tensor], before: list[torch.Tensor], who: str) -> None:
+    for index, (leaf, old) in enumerate(zip(leaves, before, strict=True)):
+        if not torch.equal(torch.nan_to_num(leaf.detach()), torch.nan_to_num(old)):
+            raise (Different if who == "the candidate" else Unknown)(f"{who} changes its input {index} in place")
 
 
 def _is_output(one: Deviation) -> bool:
