@@ -69,7 +69,7 @@ class Job:
         own = derive(seed, self.subject.name, self.dtype)
         try:
             evidence = self.subject.check(DTYPES[self.dtype], self.device, own, self.gradients)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             where = traceback.extract_tb(error.__traceback__)[-1]
             evidence = Evidence(
                 Verdict.UNKNOWN,
@@ -211,7 +211,7 @@ def _load(name: str, target: str) -> Callable[[], Any]:
         sys.path.insert(0, os.getcwd())
     try:
         maker = operator.attrgetter(attribute)(importlib.import_module(module))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(message(name, target, f"{expected} that can be imported ({_text(error)})", CALL)) from error
     if not callable(maker):
         raise ValueError(message(name, target, f"{expected}; this is of type {type(maker).__name__}", CALL))
@@ -222,7 +222,7 @@ def _make(target: str, maker: Callable[[], Any], seed: int) -> Function:
     torch.manual_seed(derive(seed, "weights"))
     try:
         made = maker()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise RuntimeError(f"{target}() failed: {_text(error)}") from error
     if not callable(made):
         raise TypeError(message(f"{target}()", made, "a module or function of tensors", CALL))
@@ -233,5 +233,5 @@ def _names(f: Function) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in f.state_dict().items()} if isinstance(f, nn.Module) else {}
 
 
-def _text(error: Exception) -> str:
+def _text(error: BaseException) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"

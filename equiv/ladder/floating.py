@@ -123,12 +123,16 @@ def check(
         worst = max(found, key=attrgetter("share"))
         numbers |= {"largest deviation": worst.deviation, "tolerance": worst.tolerance, "worst tensor": worst.name}
     shapes = ", ".join("x".join(map(str, x.shape)) or "scalar" for x in inputs)
+    modes = {f.training for f in (candidate, reference) if isinstance(f, nn.Module)}
+    mode = {frozenset({True}): ", training mode", frozenset({False}): ", evaluation mode"}.get(frozenset(modes), "")
+    mode = ", one module in training mode and the other not" if len(modes) > 1 else mode
+    kept = "; integers as given" if any(not x.is_floating_point() for x in inputs) else ""
     what = "outputs" if not gradients else "outputs and gradients" if trial.named else "outputs and input gradients"
     return Evidence(
         verdict,
         claim=claim or f"{_name(candidate)} equals {_name(reference)} up to rounding",
-        scope=f"{what} for {shapes} inputs ({', '.join(('given', *patterns))}; {layout}), "
-        f"{' and '.join(hows) or 'no'} weights, {str(dtype).removeprefix('torch.')} on {device}",
+        scope=f"{what} for {shapes} inputs ({', '.join(('given', *patterns))}{kept}; {layout}), "
+        f"{' and '.join(hows) or 'no'} weights, {str(dtype).removeprefix('torch.')} on {device}{mode}",
         assumptions=("the reference, run in float64, computes the intended function",),
         numbers=numbers,
         seed=seed,

@@ -49,6 +49,7 @@ class Trial:
         self.inputs, self.dtype, self.device = list(inputs), dtype, device
         self.gradients, self.convert, self.layout = gradients, convert, layout
         self.generator = torch.Generator().manual_seed(seed)
+        self.structures: dict[str, str] = {}
         #: whether parameters can be compared by name
         self.named = convert is not None or _same_names(candidate, reference)
 
@@ -62,6 +63,9 @@ class Trial:
             for name, inner in module.named_modules():
                 if isinstance(inner, _DropoutNd) and inner.training and inner.p > 0:
                     raise Unknown(f"dropout in training mode ({name or type(module).__name__}) is random: call eval()")
+            for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+                if tensor.is_complex():  # Module.to(dtype) would drop the imaginary part, of both
+                    raise Unknown(f"`{name}` is complex, which cannot be converted to another dtype")
         if not modules:
             return ["own"]
         if weights == "random" and not self.named:
@@ -73,6 +77,8 @@ class Trial:
 
     def set_weights(self, how: str) -> None:
         """Make fresh copies of both callables, with the weights, in the dtype under test, and the oracle in float64."""
+        if any("_orig_mod." in name for f in self.originals if isinstance(f, nn.Module) for name in f.state_dict()):
+            torch._dynamo.reset()  # past its limit of recompilations, torch.compile would run the module uncompiled
         candidate, reference = (_attempt("copying", copy.deepcopy, f) for f in self.originals)
         if how == "random" and isinstance(reference, nn.Module):
             draw_weights(reference, self.generator)
@@ -101,6 +107,10 @@ class Trial:
             # Not to the last bit: with and without grad mode, fused operators may take different kernels.
             if name.endswith(QUIET) and _differ(want[name], want[name.removesuffix(QUIET)]):
                 raise Unknown("the reference is random: two calls on the same input differ")
+        if "output 0" in low and self.structures["the candidate"] != self.structures["the reference"]:
+            raise Different(
+                f"the candidate returns {self.structures['the candidate']}, expected {self.structures['the reference']}"
+            )
         check_structure(got, low, want)
         found = list(deviations(got, low, want, self.dtype))
         for moves in MOVES:
@@ -152,13 +162,19 @@ class Trial:
         result = _detached({f"{name}{QUIET}": value for name, value in quiet.items()})
         for leaf in leaves:
             leaf.requires_grad_(self.gradients and leaf.is_floating_point())
-        outputs = _outputs(_attempt(f"running {who}", f, *map(LAYOUTS[self.layout], leaves)), who)
+        with torch.enable_grad():  # whatever the one before may have switched off
+            value = _attempt(f"running {who}", f, *map(LAYOUTS[self.layout], leaves))
+        outputs = _outputs(value, who)
+        self.structures[who] = _structure(value)
         _check_unchanged(leaves, before, who)
         result |= _detached(outputs)
         if self.gradients:
             result |= self._gradients(f, leaves, outputs, who)
         if isinstance(f, nn.Module) and self.named and self.convert is None:
-            result |= _detached({f"buffer {_plain(name)}": buffer for name, buffer in f.named_buffers()})
+            # Those in the state dict; others are constants of the implementation.
+            state = _state(f)
+            buffers = ((_plain(name), buffer) for name, buffer in f.named_buffers())
+            result |= _detached({f"buffer {name}": buffer for name, buffer in buffers if name in state})
         return result
 
     def _gradients(self, f: Function, leaves: list[torch.Tensor], outputs: Tensors, who: str) -> Tensors:
@@ -241,7 +257,7 @@ def _name_mismatch(f: Function, g: Function) -> str:
 def _attempt(doing: str, f: Function, *args: Any, **options: Any) -> Any:
     try:
         return f(*args, **options)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         first_line = (str(error).splitlines() or [""])[0]
         raise Unknown(f"{doing} failed: {type(error).__name__}: {first_line}") from error
 
@@ -260,8 +276,8 @@ def _outputs(value: Any, who: str) -> Tensors:
                 raise Unknown(f"{who} returns a {part.dtype} tensor of layout {part.layout}, which cannot be compared")
             found[f"output {len(found)}"] = part
         elif isinstance(part, Mapping):
-            for inner in part.values():
-                visit(inner)
+            for key in sorted(part, key=str):
+                visit(part[key])
         elif isinstance(part, list | tuple):
             for inner in part:
                 visit(inner)
@@ -270,6 +286,17 @@ def _outputs(value: Any, who: str) -> Tensors:
 
     visit(value)
     return found
+
+
+def _structure(value: Any) -> str:
+    """The nesting of an output, such as ``(tensor, {mean: tensor}, None)``; tuples and lists count as one."""
+    if isinstance(value, torch.Tensor):
+        return "tensor"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_structure(value[key])}" for key in sorted(value, key=str)) + "}"
+    if isinstance(value, list | tuple):
+        return "(" + ", ".join(map(_structure, value)) + ")"
+    return str(value)
 
 
 def _detached(tensors: Tensors) -> Tensors:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -125,6 +127,69 @@ def test_running_statistics_are_compared():
     assert "buffer" in evidence.reason
 
 
+@pytest.mark.parametrize(
+    ("candidate", "reference"),
+    [
+        (lambda x: {"a": x, "b": x.relu()}, lambda x: {"b": x, "a": x.relu()}),  # the same values under other keys
+        (lambda x: (x, None), lambda x: x),
+        (lambda x: (None, x), lambda x: (x, None)),
+        (lambda x: [[x], x], lambda x: [x, [x]]),
+    ],
+)
+def test_outputs_are_compared_with_their_structure(candidate, reference):
+    assert run(candidate, reference).verdict is Verdict.DIFFERENT
+
+
+def test_the_order_of_keys_does_not_matter():
+    assert run(lambda x: {"a": x, "b": x.relu()}, lambda x: {"b": x.relu(), "a": x}).verdict is Verdict.EQUAL
+
+
+def test_other_buffers_that_are_constants_do_not_matter():
+    class Table(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("table", torch.arange(8.0), persistent=False)
+
+        def forward(self, x):
+            return x + self.get_buffer("table")
+
+    evidence = run(Table(), lambda x: x + torch.arange(8, dtype=x.dtype))
+    assert evidence.verdict is Verdict.EQUAL
+
+
+def test_grad_mode_of_the_caller_or_the_candidate_does_not_hide_gradients():
+    def detached(x):
+        torch.set_grad_enabled(False)
+        return x.detach().sigmoid()
+
+    try:
+        with torch.inference_mode():
+            assert run(lambda x: x.detach().sigmoid(), torch.sigmoid, torch.ones(3)).verdict is not Verdict.EQUAL
+        assert run(detached, torch.sigmoid).verdict is Verdict.DIFFERENT
+        assert torch.is_grad_enabled()
+    finally:
+        torch.set_grad_enabled(True)
+
+
+def test_complex_buffers_are_not_made_real():
+    class Rotation(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("turn", torch.tensor(1j), persistent=False)
+
+        def forward(self, x):
+            return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2))) * self.get_buffer("turn"))
+
+    evidence = run(Rotation(), Rotation())
+    assert evidence.verdict is Verdict.UNKNOWN
+    assert "`turn` is complex" in evidence.reason
+
+
+def test_the_scope_names_the_mode():
+    assert run(nn.Linear(8, 5), nn.Linear(8, 5), weights="random").scope.endswith("training mode")
+    assert run(nn.ReLU().eval(), torch.relu).scope.endswith("evaluation mode")
+
+
 @pytest.mark.parametrize("persistent", [True, False])
 def test_constant_buffers_stay_what_they_are(persistent):
     class Masked(nn.Module):
@@ -148,6 +213,8 @@ def test_constant_buffers_stay_what_they_are(persistent):
         (lambda x: x, lambda x: None, "the reference returns no tensor"),
         (lambda x: x, lambda x: "text", "returns a str"),
         (lambda x: x, lambda x: x.to_sparse(), "cannot be compared"),
+        (lambda x: x * float("nan"), lambda x: x * float("nan"), "no output of the reference has a finite element"),
+        (lambda x: sys.exit(0), lambda x: x, "running the candidate failed: SystemExit"),
         (lambda x: x, lambda x: x.missing, "running the reference failed: AttributeError"),
         (lambda x: x.missing, lambda x: x, "running the candidate failed: AttributeError"),
         (lambda x: x, lambda x: x.mul_(2), "the reference changes its input 0 in place"),
