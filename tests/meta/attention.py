@@ -68,10 +68,10 @@ def narrow_log_sum_exp(op: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 def detached_maximum(op: Any, x: torch.Tensor) -> torch.Tensor:
-    """Softmax does not depend on the maximum that is subtracted, so that needs no gradient."""
-    z, v = logits(op, x)
+    """Softmax does not depend on the maximum that is subtracted, so that needs no gradient; float32 inside."""
+    z, v = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in logits(op, x))
     e = (z - z.detach().amax(-1, keepdim=True)).exp()
-    return out(op, e @ v / e.sum(-1, keepdim=True))
+    return out(op, (e @ v / e.sum(-1, keepdim=True)).to(x.dtype))
 
 
 def float32_softmax(op: Any, x: torch.Tensor) -> torch.Tensor:

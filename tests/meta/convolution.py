@@ -78,8 +78,8 @@ def batch_norm_by_hand(op: Any, x: torch.Tensor) -> torch.Tensor:
     variance, mean = torch.var_mean(wide, (0, 2, 3), correction=0)
     count = wide.numel() / wide.shape[1]
     with torch.no_grad():
-        bn.running_mean.lerp_(mean.to(hidden.dtype), bn.momentum)
-        bn.running_var.lerp_((variance * count / (count - 1)).to(hidden.dtype), bn.momentum)
+        bn.running_mean.copy_(torch.lerp(bn.running_mean.to(wide.dtype), mean, bn.momentum))
+        bn.running_var.copy_(torch.lerp(bn.running_var.to(wide.dtype), variance * count / (count - 1), bn.momentum))
         bn.num_batches_tracked.add_(1)
     mean, variance = mean[:, None, None], variance[:, None, None]
     hidden = ((wide - mean) / (variance + bn.eps).sqrt()).to(hidden.dtype)
