@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from equiv import __version__, cli, conv, tables
+from equiv.cli.verify import DTYPES as CLI_DTYPES
 from equiv.ladder.evidence import Evidence, Verdict
 from equiv.ladder.floating import DTYPES
 
@@ -281,7 +282,7 @@ def test_version() -> None:
 
 
 def test_dtypes_are_those_of_the_rung() -> None:
-    assert tuple(DTYPES) == cli.DTYPES
+    assert tuple(DTYPES) == CLI_DTYPES
 
 
 def test_a_defect_of_ours_does_not_exit_with_the_status_of_a_difference(monkeypatch: pytest.MonkeyPatch) -> None:

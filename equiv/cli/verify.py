@@ -1,23 +1,18 @@
-"""The command line: parse, call, print. torch and rich are imported by the commands, when they start to work."""
+"""``equiv verify``."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import math
-import os
 import re
 import secrets
 import sys
 import time
-import traceback
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from equiv import __version__
+from equiv.cli.output import EXIT, STYLES, new_console, new_table, print_table, writable, write_json
 from equiv.errors import message
 
 if TYPE_CHECKING:
@@ -27,29 +22,6 @@ if TYPE_CHECKING:
     from equiv.verify import Job
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")  # of equiv.ladder.floating, which imports torch
-EXIT = {"EQUAL": 0, "DIFFERENT": 1, "UNKNOWN": 2}
-STYLES = {"EQUAL": "green", "DIFFERENT": "bold red", "UNKNOWN": "yellow"}
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-
-
-class _Group(click.Group):
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            click.echo("Interrupted.", err=True)
-            ctx.exit(INTERRUPTED)
-        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
-            raise
-        except Exception:  # a defect of ours; Python's own exit status would be 1, which says DIFFERENT
-            traceback.print_exc()
-            ctx.exit(EXIT["UNKNOWN"])
-
-
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, prog_name="equiv")
-def main() -> None:
-    """Do these two PyTorch modules compute the same function? Answers with evidence."""
 
 
 def _shapes(ctx: click.Context, _: click.Parameter, texts: tuple[str, ...]) -> list[tuple[int, ...]]:
@@ -60,23 +32,7 @@ def _shapes(ctx: click.Context, _: click.Parameter, texts: tuple[str, ...]) -> l
     return [tuple(map(int, text.split("x"))) for text in texts]
 
 
-def _writable(ctx: click.Context, _: click.Parameter, text: str | None) -> str | None:
-    """Checked before minutes of work, not after."""
-    if text in (None, "-"):
-        return text
-    path = Path(text).resolve()
-    # A file is replaced, for which its directory must be writable; a device or a pipe is written to.
-    if path.is_dir() or not os.access(path if _is_special(path) else path.parent, os.W_OK):
-        expected = "a file that can be written, in a directory that exists"
-        raise click.UsageError(message("--json", text, expected, f"equiv {ctx.info_name}"), ctx)
-    return text
-
-
-def _is_special(path: Path) -> bool:
-    return path.exists() and not path.is_file()
-
-
-@main.command(short_help="Compare operators, third-party modules, or your own modules.")
+@click.command(short_help="Compare operators, third-party modules, or your own modules.")
 @click.argument("pairs", nargs=-1, metavar="[PAIR]...")
 @click.option("--against", metavar="PKG.MODULE:CALLABLE", help="Reference for a PAIR of the form pkg.module:callable.")
 @click.option(
@@ -87,7 +43,7 @@ def _is_special(path: Path) -> bool:
 @click.option("--device", "on", type=click.Choice(("cpu", "cuda", "mps")), multiple=True, help="[default: all present]")
 @click.option("--forward-only", is_flag=True, help="Compare outputs, not gradients.")
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Of all random draws.  [default: drawn]")
-@click.option("--json", "output", metavar="FILE", callback=_writable, help="Also write all evidence; - is stdout.")
+@click.option("--json", "output", metavar="FILE", callback=writable, help="Also write all evidence; - is stdout.")
 @click.option("--quiet", is_flag=True, help="Print only what is not EQUAL, and the summary.")
 @click.pass_context
 def verify(
@@ -139,8 +95,8 @@ def verify(
     rows = list(_run(jobs, seed, quiet))
     verdict = worst([evidence.verdict for _, evidence in rows])
     if output is not None:
-        _write_json(output, _report(rows, seed, verdict))
-    console = _console(stderr=output == "-")
+        write_json(output, _report(rows, seed, verdict))
+    console = new_console(stderr=output == "-")
     _print_verdicts(console, rows, quiet)
     counts = ", ".join(f"{sum(e.verdict.value == name for _, e in rows)} {name}" for name in EXIT)
     took = time.perf_counter() - start
@@ -155,7 +111,7 @@ def _run(jobs: list[Job], seed: int, quiet: bool) -> Iterator[tuple[Job, Evidenc
 
     columns = (BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
     watched = sys.stderr.isatty() and not quiet
-    with Progress(*columns, console=_console(stderr=True), transient=True, disable=not watched) as progress:
+    with Progress(*columns, console=new_console(stderr=True), transient=True, disable=not watched) as progress:
         task = progress.add_task("", total=len(jobs))
         for job in jobs:
             progress.update(task, description=f"{job.subject.name} {job.dtype} {job.device}")
@@ -167,7 +123,7 @@ def _print_verdicts(console: Console, rows: list[tuple[Job, Evidence]], quiet: b
     """The table, then the reason and the command for every row that is not EQUAL."""
     from rich.text import Text
 
-    table = _table("\npair", "\ndtype", "\ndevice", "\nverdict", "largest\ndeviation", "\ntolerance", "\ntime")
+    table = new_table("\npair", "\ndtype", "\ndevice", "\nverdict", "largest\ndeviation", "\ntolerance", "\ntime")
     table.columns[0].overflow, table.columns[0].no_wrap = "fold", False
     for column in table.columns[4:]:
         column.justify = "right"
@@ -178,7 +134,7 @@ def _print_verdicts(console: Console, rows: list[tuple[Job, Evidence]], quiet: b
         verdict = Text(value, STYLES[value])
         table.add_row(job.subject.name, job.dtype, job.device, verdict, deviation, tolerance, took)
     if not quiet:
-        _print_table(console, table)
+        print_table(console, table)
     for job, evidence in rows:
         if evidence.reason:
             value = evidence.verdict.value
@@ -202,98 +158,3 @@ def _report(rows: list[tuple[Job, Evidence]], seed: int, verdict: Verdict) -> di
         "verdict": verdict.value,
         "rows": [key | evidence.to_dict() for key, (_, evidence) in zip(keys, rows, strict=True)],
     }
-
-
-@main.command(short_help="Print a table of the paper, derived from the operators.")
-@click.argument("number", metavar="NUMBER")
-@click.option(
-    "--json", "output", metavar="[FILE]", is_flag=False, flag_value="-", callback=_writable, help="Write JSON instead."
-)
-@click.option("--markdown", is_flag=True, help="Print Markdown.")
-@click.pass_context
-def table(ctx: click.Context, number: str, output: str | None, markdown: bool) -> None:
-    """Print table NUMBER of the paper, derived from the operators; ours follow the paper's rows.
-
-    Table 1: kernel bank, selection, type and size of every operator, read off it at work. Put NUMBER before a --json
-    without FILE, which means standard output.
-    """
-    if number != "1":
-        expected = "1; tables 2 and 3 need models, which this version does not have"
-        raise click.UsageError(message("NUMBER", number, expected, "equiv table"), ctx)
-    if output is not None and markdown:
-        raise click.UsageError("--json and --markdown exclude each other", ctx)
-
-    from equiv import tables
-
-    rows = tables.table1()
-    if output is not None:
-        _write_json(output, [dataclasses.asdict(row) for row in rows])
-        return
-    cells = [[getattr(row, field) for field in tables.COLUMNS] for row in rows]
-    titles = list(tables.COLUMNS.values())
-    if markdown:
-        for line in (titles, ["---"] * len(titles), *cells):
-            click.echo(f"| {' | '.join(line)} |")
-        return
-    console = _console()
-    printed = _table(*(title.replace(" ", "\n") for title in titles))
-    for index, line in enumerate(cells):
-        printed.add_row(*line, end_section=index == len(tables.PAPER) - 1)
-    _print_table(console, printed)
-    console.print(tables.LEGEND, soft_wrap=True)
-
-
-# Output
-
-
-def _console(stderr: bool = False) -> Console:
-    from rich.console import Console
-
-    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
-
-
-def _table(*titles: str) -> Any:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False, header_style="bold")
-    for title in titles:
-        table.add_column(title, no_wrap=True)
-    return table
-
-
-def _print_table(console: Console, table: Any) -> None:
-    """Print with nothing cut off: spaced out if there is room, and as wide as it likes if no terminal limits it."""
-    natural = console.measure(table, options=console.options.update(max_width=10**4)).maximum
-    spacious = natural + len(table.columns) - 1
-    console.width = max(console.width, 80) if console.is_terminal else spacious
-    if spacious <= console.width:
-        table.padding = (0, 1, 0, 0)
-    console.print(table)
-    console.print()
-
-
-def _write_json(output: str, data: Any) -> None:
-    text = json.dumps(_plain(data), indent=2, allow_nan=False, default=str) + "\n"
-    if output == "-":
-        click.echo(text, nl=False)
-        return
-    path = Path(output).resolve()
-    if _is_special(path):
-        path.write_text(text, encoding="utf-8")
-        return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _plain(value: Any) -> Any:
-    """``value`` with numbers that JSON lacks (infinities, NaN) as text."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
