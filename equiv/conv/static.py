@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from equiv.layout import map_to_tokens, tokens_to_map
+
 
 class Conv1x1(nn.Module):
     """``y[b, o, i] = Σ_c weight[o, c] x[b, c, i] + bias[o]`` at every location i.
@@ -56,3 +58,18 @@ class Conv1x1(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[1]}, {self.weight.shape[0]}, bias={self.bias is not None}"
+
+
+class TokenConv1x1(Conv1x1):
+    """:class:`Conv1x1` on tokens: the linear layer of a Transformer as a convolution over its N tokens.
+
+    Shapes: ``x (B, N, in)`` gives ``(B, N, out)``, through the feature map ``(B, in, N, 1)``.
+
+    Example:
+        >>> TokenConv1x1(3, 5)(torch.zeros(2, 7, 3)).shape
+        torch.Size([2, 7, 5])
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Convolve the tokens ``x (B, N, in)``."""
+        return map_to_tokens(super().forward(tokens_to_map(x, x.shape[1], 1)))

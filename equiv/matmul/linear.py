@@ -11,6 +11,8 @@ from equiv.matmul.heads import bias_sum, merge_heads, split_qkv
 from equiv.matmul.modules import Linear, options
 from equiv.matmul.window import WindowOperator
 
+MASKINGS = ("elementwise", "einsum")
+
 
 class LinearAttention(TokenOperator):
     """Attention over all tokens without softmax, in the order that costs ``O(N·d²)`` instead of ``O(N²·d)``.
@@ -101,6 +103,9 @@ class LinearWindowAttention(WindowOperator):
         activation: ``"scaling"`` or ``"none"``.
         qkv_bias: whether ``qkv`` has a bias.
         relative_position: whether there is a bias ``B`` (``relative_position_bias_table``, ``((2w−1)², heads)``).
+        masking: how ``M`` is multiplied in, ``"elementwise"`` or ``"einsum"``; the same numbers, but tools that count
+            operations count an einsum. The paper's counts imply the first for Swin-T and the second for Swin-B.
+            (The convolution form has no such option: it masks nothing.)
 
     Raises:
         TypeError, ValueError: on arguments, and inputs to forward, other than these; the message names the argument.
@@ -123,6 +128,7 @@ class LinearWindowAttention(WindowOperator):
         activation: str = "scaling",
         qkv_bias: bool = True,
         relative_position: bool = True,
+        masking: str = "elementwise",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -130,13 +136,21 @@ class LinearWindowAttention(WindowOperator):
         call = type(self).__name__
         factory = check_factory(device, dtype, call)
         self.activation = check_choice("activation", activation, LINEAR_ACTIVATIONS, call)
+        self.masking = check_choice("masking", masking, MASKINGS, call)
         self.qkv = Linear(dim, 3 * dim, bias=qkv_bias, **factory)
         self.proj = Linear(dim, dim, **factory)
         self._add_bias_table(heads, factory)
 
     def _inside(self, x: torch.Tensor, selected: torch.Tensor | None) -> torch.Tensor:
         q, k, v = split_qkv(self.qkv(x), self.heads)
-        return self.proj(attend(q, k, v, self.activation, self._bias(), selected))
+        bias = self._bias()
+        if self.masking == "elementwise" or selected is None:
+            return self.proj(attend(q, k, v, self.activation, bias, selected))
+        z = (q * logit_scale(self.activation, q.shape[-1])) @ k.transpose(-2, -1)
+        z = z if bias is None else z + bias
+        return self.proj(merge_heads(torch.einsum("bwhij,wij->bwhij", z, selected.to(z.dtype)) @ v))
 
     def extra_repr(self) -> str:
-        return options(self, "dim", "heads", "window", "shift", "activation", "qkv_bias", "relative_position")
+        return options(
+            self, "dim", "heads", "window", "shift", "activation", "qkv_bias", "relative_position", "masking"
+        )
