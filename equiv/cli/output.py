@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -15,6 +17,7 @@ from equiv.errors import message
 if TYPE_CHECKING:
     from rich.console import Console
 
+T = TypeVar("T")
 EXIT = {"EQUAL": 0, "DIFFERENT": 1, "UNKNOWN": 2}
 STYLES = {"EQUAL": "green", "DIFFERENT": "bold red", "UNKNOWN": "yellow"}
 
@@ -60,6 +63,19 @@ def print_table(console: Console, table: Any) -> None:
         table.padding = (0, 1, 0, 0)
     console.print(table)
     console.print()
+
+
+def track(steps: Iterable[T], total: int, what: str, *, hidden: bool = False) -> Iterator[T]:
+    """The steps, ``total`` of them, under a progress bar for people who watch."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
+    watched = sys.stderr.isatty() and not hidden
+    with Progress(*columns, console=new_console(stderr=True), transient=True, disable=not watched) as progress:
+        task = progress.add_task(what, total=total)
+        for step in steps:
+            progress.advance(task)
+            yield step
 
 
 def write_json(output: str, data: Any) -> None:
