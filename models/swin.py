@@ -223,6 +223,10 @@ class SwinTransformer(nn.Module):
             raise ValueError(message(name, value, f"{default!r} with `attention`={attention!r}", call))
         return {}
 
+    def residual_blocks(self) -> dict[str, nn.Module]:
+        """The blocks by name, in order: their outputs are the residual stream."""
+        return {name: module for name, module in self.named_modules() if isinstance(module, Block)}
+
     def features(self, x: torch.Tensor) -> torch.Tensor:
         """What the head reads: the mean of the last map, ``(B, channels)``, for images ``(B, C, H, W)``."""
         check_image(x, self.channels, self, self.image_size)

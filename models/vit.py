@@ -164,6 +164,10 @@ class VisionTransformer(nn.Module):
             options["activation"] = self.activation or default
         return [self.form.operator(name, self.dim, self.heads, **options) for _ in range(depth)]
 
+    def residual_blocks(self) -> dict[str, nn.Module]:
+        """The blocks by name, in order: their outputs are the residual stream."""
+        return {name: module for name, module in self.named_modules() if isinstance(module, Block)}
+
     def features(self, x: torch.Tensor) -> torch.Tensor:
         """What the head reads: ``(B, D)`` for images ``(B, C, H, W)``."""
         check_image(x, self.channels, self, self.image_size)

@@ -113,3 +113,21 @@ def test_integers_must_be_equal():
     assert found.share == 0
     with pytest.raises(Different, match="1 of 2 elements"):
         list(deviations({"output 0": torch.tensor([1, 3])}, x, x, torch.float32))
+
+
+@pytest.mark.parametrize("where", [0, 17, 999])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_one_value_that_is_not_finite_is_seen(where, bad):
+    want = torch.randn(1000, dtype=torch.float64)
+    got = want.clone()
+    got[where] = bad
+    with pytest.raises(Different, match="not finite where the expected value is"):
+        list(deviations({"output 0": got}, {"output 0": want}, {"output 0": want}, torch.float64))
+
+
+@pytest.mark.parametrize("size", [1e200, 1e308])
+def test_differences_of_huge_values_are_seen(size):
+    want = torch.full((5,), size, dtype=torch.float64)
+    (found,) = deviations({"output 0": -want}, {"output 0": want}, {"output 0": want}, torch.float64)
+    assert found.share > 1
+    assert "deviation" in found.text
