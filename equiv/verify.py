@@ -1,4 +1,4 @@
-"""What ``equiv verify`` runs: the pairs of the catalogue, third-party peers, or two modules of the user.
+"""What ``equiv verify`` runs: the pairs of the catalogue, third-party peers, whole models, or two modules of the user.
 
 Each is a :class:`Subject`; a :class:`Job` checks one subject in one dtype on one device and is one row of the table.
 """
@@ -30,6 +30,8 @@ from equiv.ladder.trial import Function, Weights
 
 CALL = "equiv verify"
 PATTERNS = ("offset", "sparse")  # besides the example input, which is normal
+MODELS = ("deit_small", "swin_tiny")  # that are checked when nothing is named
+MODEL_DTYPES = ("float64", "float32", "bfloat16")  # unless others are asked for: CPUs convolve float16 very slowly
 
 #: Runs the comparison: ``(dtype, device, seed, gradients)``.
 Check = Callable[[torch.dtype, str, int, bool], Evidence]
@@ -43,11 +45,13 @@ class Subject:
         name: as the table shows it.
         arguments: what selects it on the command line.
         check: runs the comparison.
+        dtypes: that it is checked in, unless others are asked for.
     """
 
     name: str
     arguments: tuple[str, ...]
     check: Check
+    dtypes: tuple[str, ...] = tuple(DTYPES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,29 +93,56 @@ def devices() -> tuple[str, ...]:
     return tuple(name for name, here in present.items() if here)
 
 
-def subjects(names: Sequence[str] = ()) -> list[Subject]:
-    """The subjects called ``names``: class names of the catalogue and slugs of peers; without names, all.
+def subjects(
+    names: Sequence[str] = (),
+    *,
+    image: str | None = None,
+    checkpoint: str | None = None,
+    image_size: tuple[int, int] | None = None,
+) -> list[Subject]:
+    """The subjects called ``names``: class names of the catalogue, slugs of peers, names of models; without names, all
+    pairs, all peers and the models in :data:`MODELS`.
+
+    Args:
+        image: a file that models are shown, ``None``: the project's own picture.
+        checkpoint: a file of weights for the models, ``None``: random ones.
+        image_size: (height, width) for the models, ``None``: 224².
 
     Raises:
-        ValueError: there is no such subject; the message proposes the nearest names.
+        ValueError: there is no such subject (the message proposes the nearest names), or an option for models was given
+            without one.
     """
-    from equiv import peers  # here, as third-party packages are slow to find and not needed for a user's modules
+    from equiv import parity, peers  # here, as third-party packages are slow to find and not needed for users' modules
+    from equiv.models import CONFIGS
 
     known = {pair.name: Subject(pair.name, (pair.name,), functools.partial(_check_pair, pair)) for pair in PAIRS}
     known |= {peer.slug: Subject(peer.name, (peer.slug,), peer.check) for peer in peers.PEERS}
+    words = {"--image": image, "--weights": checkpoint, "--image-size": image_size and "x".join(map(str, image_size))}
+    given = {option: word for option, word in words.items() if word is not None}
+    flags = tuple(part for option, word in given.items() for part in (option, word))
+    for name in CONFIGS:
+        check_one = functools.partial(
+            parity.check_model, name, image=image, checkpoint=checkpoint, image_size=image_size or (224, 224)
+        )
+        known[name] = Subject(name, (name, *flags), check_one, MODEL_DTYPES)
     for name in names:
         if name not in known:
             lower = {other.lower(): other for other in known}
             near = [lower[other] for other in difflib.get_close_matches(name.lower(), lower, cutoff=0.5)]
             expected = f"{' or '.join(near)} (nearest names)" if near else f"one of {', '.join(known)}"
             raise ValueError(message("PAIR", name, expected, CALL))
-    return [known[name] for name in dict.fromkeys(names or known)]
+        if given and name not in CONFIGS:
+            raise ValueError(message(" ".join(given), name, "used with models only", CALL))
+    if given and not names:
+        raise ValueError(message(" ".join(given), "no model", "used with models that are named", CALL))
+    everything = [*(name for name in known if name not in CONFIGS), *MODELS]
+    return [known[name] for name in dict.fromkeys(names or everything)]
 
 
 def jobs(
     chosen: Iterable[Subject], dtypes: Sequence[str], on: Sequence[str], gradients: bool = True
 ) -> tuple[list[Job], list[str]]:
-    """All combinations, and notes on those that do not exist.
+    """All combinations, and notes on those that do not exist; without ``dtypes``, those of each subject.
 
     Raises:
         ValueError: a device is not there, or nothing is left.
@@ -120,12 +151,12 @@ def jobs(
     for device in on:
         if device not in here:
             raise ValueError(message("--device", device, f"a device of this machine: {', '.join(here)}", CALL))
-    absent = "mps" in on and "float64" in dtypes
+    absent = "mps" in on and "float64" in (dtypes or DTYPES)
     found = [
         Job(subject, dtype, device, gradients)
         for subject in chosen
         for device in dict.fromkeys(on)
-        for dtype in dict.fromkeys(dtypes)
+        for dtype in dict.fromkeys(dtypes or subject.dtypes)
         if (dtype, device) != ("float64", "mps")
     ]
     if not found:

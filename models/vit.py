@@ -61,7 +61,8 @@ class VisionTransformer(nn.Module):
         activation: see :class:`equiv.conv.GlobalAttention`; ``None``: softmax, for linear attention scaling.
             Depth-wise attention has none.
         position: ``"absolute"``: a learned vector for each token; ``"relative"``: a learned bias in each attention,
-            none of it for the class token, and no vectors.
+            none of it for the class token, and no vectors. (With a class token the last block's bias reaches nothing
+            that the head reads.)
         pooling: ``"class_token"``: the head reads the class token; ``"average"``: there is none, and the head reads
             the mean of all tokens.
         qkv_bias: whether queries, keys and values have a bias.

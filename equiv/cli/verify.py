@@ -32,13 +32,27 @@ def _shapes(ctx: click.Context, _: click.Parameter, texts: tuple[str, ...]) -> l
     return [tuple(map(int, text.split("x"))) for text in texts]
 
 
-@click.command(short_help="Compare operators, third-party modules, or your own modules.")
+def _size(ctx: click.Context, _: click.Parameter, text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    found = re.fullmatch(r"([1-9][0-9]*)(?:x([1-9][0-9]*))?", text)
+    if not found:
+        expected = "a positive integer, or two joined by x, such as 200x264"
+        raise click.UsageError(message("--image-size", text, expected, "equiv verify"), ctx)
+    return int(found[1]), int(found[2] or found[1])
+
+
+@click.command(short_help="Compare operators, third-party modules, models, or your own modules.")
 @click.argument("pairs", nargs=-1, metavar="[PAIR]...")
 @click.option("--against", metavar="PKG.MODULE:CALLABLE", help="Reference for a PAIR of the form pkg.module:callable.")
 @click.option(
     "--input", "shapes", metavar="SHAPE", multiple=True, callback=_shapes, help="Shape of an argument. Repeatable."
 )
-@click.option("--weights", type=click.Choice(("random", "own")), help="Of your own modules.  [default: random]")
+@click.option(
+    "--weights", metavar="random|own|FILE", help="own: of your own modules; FILE: of models.  [default: random]"
+)
+@click.option("--image", metavar="FILE", help="A picture for models.  [default: the project's own]")
+@click.option("--image-size", callback=_size, metavar="HxW", help="Of the picture.  [default: 224x224]")
 @click.option("--dtype", "dtypes", type=click.Choice(DTYPES), multiple=True, help="Repeatable.  [default: all]")
 @click.option("--device", "on", type=click.Choice(("cpu", "cuda", "mps")), multiple=True, help="[default: all present]")
 @click.option("--forward-only", is_flag=True, help="Compare outputs, not gradients.")
@@ -52,6 +66,8 @@ def verify(
     against: str | None,
     shapes: list[tuple[int, ...]],
     weights: str | None,
+    image: str | None,
+    image_size: tuple[int, int] | None,
     dtypes: tuple[str, ...],
     on: tuple[str, ...],
     forward_only: bool,
@@ -60,6 +76,10 @@ def verify(
     quiet: bool,
 ) -> None:
     """Compare the two forms of every operator, and third-party modules with ours; or only the PAIRs named.
+
+    \b
+    Models by name (see equiv models), both forms and the libraries that have them:
+      equiv verify swin_tiny --image photo.jpg --weights checkpoint.safetensors
 
     \b
     Your own modules, each made by a callable without arguments, one --input for each argument of theirs:
@@ -72,8 +92,12 @@ def verify(
 
     Exit status: 0 all EQUAL, 1 something DIFFERENT, 2 otherwise (UNKNOWN, or wrong usage).
     """
-    if against is None and (any(":" in name for name in pairs) or shapes or weights):
+    if against is None and (any(":" in name for name in pairs) or shapes or weights == "own"):
         raise click.UsageError("your own modules need PAIR, --against and at least one --input", ctx)
+    if against is not None and weights not in (None, "random", "own"):
+        raise click.UsageError(message("--weights", weights, "random or own with --against", "equiv verify"), ctx)
+    if against is not None and (image or image_size):
+        raise click.UsageError("--image and --image-size are for models, not for --against", ctx)
     if against is not None and (len(pairs) != 1 or not shapes):
         raise click.UsageError("--against needs one PAIR of the form pkg.module:callable and at least one --input", ctx)
 
@@ -82,10 +106,11 @@ def verify(
 
     try:
         if against is None:
-            chosen = work.subjects(pairs)
+            checkpoint = None if weights == "random" else weights
+            chosen = work.subjects(pairs, image=image, checkpoint=checkpoint, image_size=image_size)
         else:
             chosen = [work.user_subject(pairs[0], against, shapes, "own" if weights == "own" else "random")]
-        jobs, notes = work.jobs(chosen, dtypes or DTYPES, on or work.devices(), not forward_only)
+        jobs, notes = work.jobs(chosen, dtypes, on or work.devices(), not forward_only)
     except ValueError as error:
         raise click.UsageError(str(error), ctx) from error
 

@@ -1,0 +1,382 @@
+"""Whole models on a picture: both forms against each other, and against the same model of three libraries.
+
+All networks get the same weights and the same two images, the picture and its mirror image, and run in evaluation mode:
+the output of every block, the logits, and the gradients of one training loss (cross-entropy with drawn labels) by all
+parameters. A candidate may deviate from the reference's float64 run by what :mod:`equiv.ladder.rule` allows, measured
+by the reference in the same dtype.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from equiv import libraries, models, picture
+from equiv.ladder.draws import derive, draw_weights
+from equiv.ladder.evidence import Evidence, Verdict, combine
+from equiv.ladder.rule import DECISIVE, Deviation, Different, Norms, Tensors, Unknown, deviations
+from equiv.ladder.tf32 import setting as tf32
+from equiv.ladder.trial import HOPELESS, MOVES, STEP
+from equiv.models import weights
+
+WINDOW = 7  # of all named Swins
+LOGITS = "output logits"
+MASK = -100.0  # what the libraries add to the logits of masked pairs in shifted windows
+
+#: A block by our name, and what brings its output to our shape.
+Tap = tuple[str, nn.Module, Callable[[Any], torch.Tensor]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """One of the networks that are compared.
+
+    Attributes:
+        name: for people.
+        make: builds it in the dtype of the given weights, which are called as ours are, and gives it these weights.
+        taps: its blocks, in order.
+        rename: its named tensors (gradients) by our names.
+    """
+
+    name: str
+    make: Callable[[Tensors], nn.Module]
+    taps: Callable[[Any], Iterable[Tap]]
+    rename: Callable[[Tensors], Tensors] = dict
+
+
+def check_model(
+    name: str,
+    dtype: torch.dtype,
+    device: str,
+    seed: int,
+    gradients: bool = True,
+    *,
+    image: str | None = None,
+    checkpoint: str | None = None,
+    image_size: tuple[int, int] = (224, 224),
+) -> Evidence:
+    """Compare both forms of a model with each other, and each with the libraries that have the model.
+
+    Args:
+        name: a key of :data:`equiv.models.CONFIGS`.
+        dtype: of weights and images.
+        device: where the networks run; the float64 runs are on the CPU.
+        seed: of the weights and the labels.
+        gradients: also compare the gradients of a training loss.
+        image: a file to show; ``None``: the project's own picture.
+        checkpoint: a file of weights; ``None``: drawn ones, with which attention is far from uniform and no bias is 0.
+        image_size: (height, width).
+
+    Returns:
+        Evidence: the parts are the single comparisons. UNKNOWN if transformers is missing; for timm and torchvision,
+        which not everybody can install, the scope says so.
+
+    Raises:
+        OSError: a file cannot be read.
+        ValueError: there is no such model, the file is no image, or the checkpoint does not fit.
+    """
+    start = time.perf_counter()
+    bench = Bench(name, image, image_size, checkpoint, dtype, device, seed, gradients)
+    plan, absent = _plan(name, image_size)
+    parts = [part for reference, candidates in plan for part in bench.compare(reference, candidates)]
+    if any(one.startswith("transformers") for one in absent):
+        parts.append(Evidence(Verdict.UNKNOWN, "equals transformers", "", reason=f"not compared with {absent[0]}"))
+    what = "blocks, logits" + ", all gradients of a training loss" * gradients
+    shown = f"{'the picture' if image is None else image} and its mirror image, {image_size[0]}×{image_size[1]}"
+    drawn = "random weights" if checkpoint is None else f"the weights of {checkpoint}"
+    scope = f"{what} on {shown}; {drawn}; {str(dtype).removeprefix('torch.')} on {device}"
+    evidence = combine(
+        parts,
+        f"{name}: the conv form and the same model of the libraries equal the matmul form",
+        "; ".join([scope, *(f"not compared with {one}" for one in absent)]),
+    )
+    return dataclasses.replace(evidence, numbers=evidence.numbers | {"seconds": time.perf_counter() - start}, seed=seed)
+
+
+def _plan(name: str, image_size: tuple[int, int]) -> tuple[list[tuple[Network, list[Network]]], list[str]]:
+    """References (our matmul form), each with what is compared with it, and the libraries that are not."""
+
+    def ours(label: str, **options: Any) -> Network:
+        return _ours(
+            ", ".join([label, *(f"{k}={v}" for k, v in options.items() if k in ("mask_value", "shifts"))]),
+            name,
+            image_size,
+            options,
+        )
+
+    forms = [ours(f"conv form, {lowering}", form="conv", lowering=lowering) for lowering in ("literal", "fused")]
+    plan: dict[tuple[int, ...], tuple[Network, list[Network]]] = {(): (ours("matmul form", form="matmul"), forms)}
+    known = next((other for other in libraries.SIZES if models.CONFIGS[other] == models.CONFIGS[name]), None)
+    absent: list[str] = []
+    for library in libraries.LIBRARIES if known else ():
+        try:
+            shifts = _shifts(library, name, image_size)
+            theirs = _theirs(library, str(known), image_size)
+        except libraries.Unavailable as error:
+            absent.append(f"{library}: {error}")
+            continue
+        moved = {"shifts": shifts} if shifts else {}
+        if shifts not in plan:
+            plan[shifts] = ours("matmul form", form="matmul", **moved), []
+        masked = (
+            []
+            if "depths" not in models.CONFIGS[name].options
+            else [
+                ours("matmul form", form="matmul", mask_value=MASK, **moved),
+                ours("conv form, literal", form="conv", lowering="literal", mask_value=MASK, **moved),
+            ]
+        )
+        candidates = plan[shifts][1]
+        candidates += [one for one in masked if one.name not in [other.name for other in candidates]]
+        candidates.append(theirs)
+    return list(plan.values()), absent
+
+
+# Networks
+
+
+def _weights(name: str, image_size: tuple[int, int], seed: int, checkpoint: str | None) -> Tensors:
+    """The weights of all networks, by our names, float64."""
+    model = models.create(name, image_size=image_size, dtype=torch.float64)
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    if len(names) != len(list(model.parameters())):
+        raise Unknown("the model shares parameters, which this check would separate")
+    if checkpoint is None:
+        draw_weights(model, torch.Generator().manual_seed(derive(seed, "weights")))
+    else:
+        weights.load(model, checkpoint)
+    return {name: tensor.detach() for name, tensor in model.state_dict().items()}
+
+
+def _ours(label: str, name: str, image_size: tuple[int, int], options: dict[str, Any]) -> Network:
+    def make(state: Tensors) -> nn.Module:
+        model = models.create(name, image_size=image_size, device="meta", **options)
+        model.load_state_dict(state, assign=True)
+        return model
+
+    def taps(model: Any) -> Iterable[Tap]:
+        return [(name, block, lambda output: output) for name, block in model.residual_blocks().items()]
+
+    return Network(label, make, taps)
+
+
+def _theirs(library: str, name: str, image_size: tuple[int, int]) -> Network:
+    libraries.load(library)
+
+    def make(state: Tensors) -> nn.Module:
+        dtype = next(tensor.dtype for tensor in state.values() if tensor.is_floating_point())
+        model = libraries.build(library, name, image_size=image_size).to(dtype)
+        model.load_state_dict(_inverted(model.state_dict(), state), strict=False)
+        return model
+
+    def taps(model: Any) -> Iterable[Tap]:
+        return [(name, block, functools.partial(model.read, name)) for name, block in model.blocks()]
+
+    return Network(library, make, taps, weights.convert)
+
+
+def _inverted(theirs: Tensors, ours: Tensors) -> Tensors:
+    """Our weights by their names: :func:`equiv.models.weights.convert` the other way round.
+
+    The conversion moves elements without changing them, so it is inverted by converting numbers of elements.
+
+    Raises:
+        Unknown: the conversion loses or repeats an element.
+    """
+    theirs = {name: tensor for name, tensor in theirs.items() if tensor.is_floating_point()}
+    sizes = [tensor.numel() for tensor in theirs.values()]
+    numbers = torch.arange(sum(sizes), dtype=torch.int32).split(sizes)
+    moved = weights.convert({n: part.view(theirs[n].shape) for n, part in zip(theirs, numbers, strict=True)})
+    if {name: tensor.shape for name, tensor in moved.items()} != {name: tensor.shape for name, tensor in ours.items()}:
+        raise Unknown(f"other weights than ours: {sorted(moved.keys() ^ ours.keys()) or 'their shapes'}")
+    values = torch.empty(sum(sizes), dtype=next(iter(ours.values())).dtype)
+    given = torch.zeros(sum(sizes), dtype=torch.bool)
+    for name, tensor in ours.items():
+        where = moved.pop(name).flatten()
+        values[where] = tensor.flatten().to(values.device)
+        given[where] = True
+    if not given.all() or sum(tensor.numel() for tensor in ours.values()) != sum(sizes):
+        raise Unknown("the conversion of weights loses or repeats elements")
+    return {name: part.view(theirs[name].shape) for name, part in zip(theirs, values.split(sizes), strict=True)}
+
+
+def _shifts(library: str, name: str, image_size: tuple[int, int]) -> tuple[int, ...]:
+    """The ``shifts`` with which our Swin is the library's, empty: the default.
+
+    Raises:
+        libraries.Unavailable: there are none.
+    """
+    options = models.CONFIGS[name].options
+    sides, shifts = [-(-side // 4) for side in image_size], []
+    for _ in options.get("depths", ()):
+        shifts.append(0 if min(sides) <= WINDOW else WINDOW // 2)
+        if library == "timm" and any(side % WINDOW for side in sides):
+            raise libraries.Unavailable("its Swin shifts before it pads, so that other locations meet in a window")
+        sides = [-(-side // 2) for side in sides]
+    # transformers shifts along no axis if one axis has a single window; where both have, nobody does.
+    return tuple(shifts) if library == "transformers" and image_size[0] != image_size[1] and 0 in shifts else ()
+
+
+# Runs
+
+
+class Bench:
+    """Runs networks on the same weights and images in one dtype, and compares them."""
+
+    def __init__(
+        self,
+        name: str,
+        image: str | None,
+        image_size: tuple[int, int],
+        checkpoint: str | None,
+        dtype: torch.dtype,
+        device: str,
+        seed: int,
+        gradients: bool,
+    ) -> None:
+        self.dtype, self.device, self.gradients = dtype, device, gradients
+        state = _weights(name, image_size, seed, checkpoint)
+        self.state = {name: t.to(dtype) if t.is_floating_point() else t for name, t in state.items()}
+        shown = picture.load(image, size=image_size).to(dtype)
+        self.images = torch.cat((shown, shown.flip(-1)))
+        head = [tensor for name, tensor in state.items() if name.startswith(("head", "fc")) and tensor.dim() == 1]
+        generator = torch.Generator().manual_seed(derive(seed, "labels"))
+        self.labels = torch.randint(head[0].shape[0], (len(self.images),), generator=generator)
+        self.moves = torch.Generator().manual_seed(derive(seed, "moves"))
+
+    def compare(self, reference: Network, candidates: Sequence[Network]) -> list[Evidence]:
+        """The evidence that each candidate equals the reference, whose float64 run is the oracle."""
+        with tf32(False), torch.inference_mode(False):
+            want = self._run(reference, torch.float64)
+            low = want if self.dtype == torch.float64 else self._run(reference, self.dtype)
+            parts = []
+            for candidate in candidates:
+                parts += self._evidence(candidate, reference, low, want)
+        return parts
+
+    def _evidence(self, candidate: Network, reference: Network, low: Tensors, want: Tensors) -> list[Evidence]:
+        try:
+            got = self._run(candidate, self.dtype)
+        except Unknown as error:
+            return [Evidence(Verdict.UNKNOWN, f"{candidate.name} equals {reference.name}", "", reason=str(error))]
+        parts = [self._verdict(candidate, reference, got, low, want)]
+        if candidate.name in libraries.LIBRARIES and self.dtype != torch.float64:
+            # Now theirs measures what rounding may do, and ours is judged. (In float64 that would be the same.)
+            parts.append(self._verdict(reference, candidate, low, got, want))
+        return parts
+
+    def _verdict(self, candidate: Network, reference: Network, got: Tensors, low: Tensors, want: Tensors) -> Evidence:
+        verdict, reason, found = Verdict.EQUAL, "", []
+        numbers: dict[str, Any] = {}
+        try:
+            _check_names(got, low)
+            found = self._deviations(reference, got, low, want)
+            _raise_first(found)
+            top = [run[LOGITS].argmax(-1) for run in (got, want)]
+            numbers["top-1 agreement"] = (top[0] == top[1]).double().mean().item()
+            if self.dtype == torch.float64 and numbers["top-1 agreement"] < 1:
+                raise Different(f"top-1 classes are {top[0].tolist()}, expected {top[1].tolist()}")
+        except Unknown as error:
+            verdict, reason = Verdict.UNKNOWN, str(error)
+        except Different as error:
+            verdict, reason = Verdict.DIFFERENT, str(error)
+        if found:
+            worst = max(found, key=lambda one: one.share)
+            numbers |= {"largest deviation": worst.deviation, "tolerance": worst.tolerance, "worst tensor": worst.name}
+            numbers["deviation of the logits"] = next(one.deviation for one in found if one.name == LOGITS)
+            gradients = [one.deviation for one in found if one.name.startswith("gradient")]
+            numbers |= {"largest deviation of a gradient": max(gradients)} if gradients else {}
+            numbers["tensors not decided"] = sum(one.tolerance > DECISIVE for one in found)
+        numbers["tensors compared"] = len(found)
+        claim = f"{candidate.name} equals {reference.name}"
+        return Evidence(verdict, claim, "", numbers=numbers, reason=reason)
+
+    def _deviations(self, reference: Network, got: Tensors, low: Tensors, want: Tensors) -> list[Deviation]:
+        found = list(deviations(got, low, want, self.dtype))
+        for moves in MOVES:
+            if all(one.share <= 1 for one in found) or any(one.share > HOPELESS for one in found):
+                break
+            largest: dict[str, Norms] = {}
+            for _ in range(moves):
+                moved = self._run(reference, torch.float64, move=True)
+                for name, tensor in want.items():
+                    change = Norms.of(moved[name] - tensor)
+                    largest[name] = change.at_least(largest.get(name, change))
+            found = list(deviations(got, low, want, self.dtype, largest))
+        return found
+
+    def _run(self, network: Network, dtype: torch.dtype, move: bool = False) -> Tensors:
+        """Blocks, logits and gradients by name, on the CPU. Moved: weights and images changed by a few roundings."""
+        device = self.device if dtype == self.dtype else "cpu"
+        change = self._moved if move else lambda x: x
+        state = {n: change(t).to(device, dtype) if t.is_floating_point() else t for n, t in self.state.items()}
+        return _evaluate(network, state, change(self.images).to(device, dtype), self.labels.to(device), self.gradients)
+
+    def _moved(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.double()
+        noise = torch.randn(x.shape, generator=self.moves, dtype=torch.float64)
+        return x + STEP[self.dtype] * x.square().mean().sqrt() * noise
+
+
+def _evaluate(network: Network, state: Tensors, images: torch.Tensor, labels: torch.Tensor, gradients: bool) -> Tensors:
+    model = network.make(state).to(images.device).eval()
+    result: Tensors = {}
+    handles = []
+    for name, block, read in network.taps(model):
+
+        def keep(_module: nn.Module, _args: Any, output: Any, name: str = name, read: Any = read) -> None:
+            result[f"output {name}"] = read(output).detach().cpu()
+
+        handles.append(block.register_forward_hook(keep))
+    try:
+        with torch.set_grad_enabled(gradients):
+            logits = model(images)
+            result[LOGITS] = logits.detach().cpu()
+            if gradients:
+                model.zero_grad()
+                loss = F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
+                loss.backward()
+    finally:
+        for handle in handles:
+            handle.remove()
+    if gradients:
+        result["output loss"] = loss.detach().cpu()
+        found = {name: parameter.grad for name, parameter in model.named_parameters()}
+        lacking = [name for name, gradient in found.items() if gradient is None]
+        if lacking:
+            raise Unknown(f"{network.name} has no gradient of {', '.join(lacking)}")
+        for name, gradient in network.rename({n: g.cpu() for n, g in found.items() if g is not None}).items():
+            result[f"gradient of {name}"] = gradient
+        model.zero_grad()
+    return result
+
+
+def _check_names(got: Tensors, want: Tensors) -> None:
+    if got.keys() != want.keys():
+        raise Different(f"only one of the two has {', '.join(sorted(got.keys() ^ want.keys()))}")
+    for name, tensor in want.items():
+        if got[name].shape != tensor.shape or got[name].dtype != tensor.dtype:
+            raise Different(
+                f"{name} has shape {tuple(got[name].shape)} and {got[name].dtype}, "
+                f"expected {tuple(tensor.shape)} and {tensor.dtype}"
+            )
+
+
+def _raise_first(found: list[Deviation]) -> None:
+    """Raise for the first block beyond its tolerance, else for the logits, else for the worst gradient."""
+    beyond = [one for one in found if one.share > 1]
+    outputs = [one for one in beyond if one.name.startswith("output")]
+    if outputs:
+        raise Different(f"first of {len(outputs)} diverging stages: {outputs[0].text}")
+    if beyond:
+        raise Different(max(beyond, key=lambda one: one.share).text)
+    undecided = [one.name for one in found if not one.decisive]
+    if undecided:
+        raise Unknown(f"rounding alone may change half of {', '.join(undecided)} in this dtype")
