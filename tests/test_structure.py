@@ -29,9 +29,11 @@ ALLOWED = {
     "equiv.symbolic": {"equiv.errors", "equiv.matmul", "equiv.conv", "equiv.ladder"},
     "equiv.testing": {"equiv.errors", "equiv.matmul", "equiv.catalogue", "equiv.ladder"},
     "equiv.tables": {"equiv.catalogue", "equiv.conv"},
+    "equiv.libraries": {"equiv.errors", "equiv.layout"},
     "equiv.peers": {
         "equiv.errors",
         "equiv.layout",
+        "equiv.libraries",
         "equiv.picture",
         "equiv.matmul",
         "equiv.conv",
