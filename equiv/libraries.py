@@ -9,9 +9,9 @@ All of it is their code; here are the sizes, and the options by which the three 
 - GELU by erf, biases in queries, keys and values, none in Swin's ``reduction``: the default everywhere.
 - Shifted windows are masked by −100 in all three.
 
-Known differences that no option removes, in Swin on maps that whole windows do not tile: timm shifts the map before it
-pads it, transformers and torchvision pad first; and on a map not larger than the window in one direction only,
-transformers shifts in neither, the others in the other one. At 224×224 neither occurs.
+Known differences that no option removes, in Swin: maps that whole windows do not tile are padded after the shift by
+timm, before it by transformers and torchvision; and a map not larger than the window in one direction only is shifted
+in the other one by timm and torchvision, in neither by transformers. At 224×224 neither occurs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from equiv.errors import check_choice, check_grid, check_int, message
+from equiv.errors import check_choice, check_divides, check_grid, check_int, message
 from equiv.layout import tokens_to_map
 
 LIBRARIES = ("transformers", "timm", "torchvision")
@@ -102,7 +102,8 @@ def build(library: str, name: str, *, image_size: int | tuple[int, int] = 224, *
     check_choice("library", library, LIBRARIES, call)
     check_choice("name", name, tuple(SIZES), call)
     grid = check_grid("image_size", (image_size, image_size) if isinstance(image_size, int) else image_size, call)
-    assert grid is not None
+    if grid is None:
+        raise TypeError(message("image_size", image_size, "an integer or a pair (height, width)", call))
     known = [field.name for field in dataclasses.fields(Sizes)]
     for option in sizes:
         if option not in known:
@@ -113,6 +114,11 @@ def build(library: str, name: str, *, image_size: int | tuple[int, int] = 224, *
         raise ValueError(message("sizes", (want.depths, want.heads), f"`depths` and `heads` {expected}", call))
     for field in ("dim", "patch", "classes"):
         check_int(field, getattr(want, field), call)
+    for stage, heads in enumerate(want.heads):
+        check_divides("heads", heads, "dim", want.dim << stage, call)
+    if want.window is None:
+        for side in grid:
+            check_divides("patch", want.patch, "image_size", side, call)
     load(library)
     kind = ViT if want.window is None else Swin
     try:

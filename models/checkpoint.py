@@ -108,18 +108,18 @@ def _read_pickle(path: pathlib.Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
-        # "Unsupported global: GLOBAL posix.system was not an allowed global by default", and its like.
-        unsupported = re.search(r"Unsupported \w+:? ?(?:GLOBAL )?\S*|Trying to .{,80}?(?= which| but|\.|$)", str(error))
-        if unsupported is None:
+        # "Unsupported global: GLOBAL a.b was not an allowed global by default", "Trying to load unsupported GLOBAL a.b"
+        called = re.search(r"(?i:unsupported )(?:global: )?GLOBAL ([\w.]*\w)", str(error))
+        if called is None:
             raise
-        expected = "weights alone, but is a pickle that calls code, which was not run"
-        raise _refused(path, f"{expected} ({' '.join(unsupported.group().split())})") from error
+        expected = f"weights alone, but is a pickle that calls {called.group(1)}; that was not run"
+        raise _refused(path, expected) from error
 
 
 def _read_shards(path: pathlib.Path) -> dict[str, Any]:
     index = json.loads(path.read_text(encoding="utf-8"))
     where = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(where, dict) or not all(isinstance(file, str) for file in where.values()):
+    if not isinstance(where, dict) or not where or not all(isinstance(file, str) for file in where.values()):
         raise _refused(path, 'an index with a "weight_map" from names to files')
     state: dict[str, Any] = {}
     for file in sorted(set(where.values())):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 
@@ -109,10 +110,7 @@ _SWIN_TRANSFORMERS = _rules(
     ("embeddings.norm", "patch_embed.norm"),
     ("embeddings.position_embeddings", "absolute_pos_embed"),
     ("encoder.layers.#.blocks.#.layernorm_before", "layers.#.blocks.#.norm1"),
-    ("encoder.layers.#.blocks.#.attention.output.dense", "layers.#.blocks.#.attn.proj"),
     ("encoder.layers.#.blocks.#.layernorm_after", "layers.#.blocks.#.norm2"),
-    ("encoder.layers.#.blocks.#.intermediate.dense", "layers.#.blocks.#.mlp.fc1"),
-    ("encoder.layers.#.blocks.#.output.dense", "layers.#.blocks.#.mlp.fc2"),
     ("layernorm", "norm"),
     ("classifier", "head.fc"),
 ) + tuple(
@@ -154,7 +152,12 @@ LAYOUTS = (
         r"(swin\.)?encoder\.layers\.\d+\.blocks\.\d+\.attention\.self\.query\..+",
         _SWIN_TRANSFORMERS
         + _parts("encoder.layers.#.blocks.#.attention.self", ("query", "key", "value"), "layers.#.blocks.#.attn.qkv")
-        + _rules(("encoder.layers.#.blocks.#.attention.self.relative_position_bias_table", _TABLE)),
+        + _rules(
+            ("encoder.layers.#.blocks.#.attention.self.relative_position_bias_table", _TABLE),
+            ("encoder.layers.#.blocks.#.attention.output.dense", "layers.#.blocks.#.attn.proj"),
+            ("encoder.layers.#.blocks.#.intermediate.dense", "layers.#.blocks.#.mlp.fc1"),
+            ("encoder.layers.#.blocks.#.output.dense", "layers.#.blocks.#.mlp.fc2"),
+        ),
         prefix="swin.",
     ),
     Layout(
@@ -240,8 +243,8 @@ class LayoutError(ValueError):
     """Names of parameters that fit no known layout, or several."""
 
 
-def layout(state: Mapping[str, object]) -> str:
-    """The layout of a state dict, by its names: which library's they are.
+def layout(state: Mapping[str, Any]) -> str:
+    """The layout of a state dict, by its names: which library's they are. A prefix that all share does not count.
 
     Returns:
         str: ``"timm"`` (current timm, and equiv); ``"official"`` (the Swin checkpoints of its authors, and timm before
@@ -255,7 +258,7 @@ def layout(state: Mapping[str, object]) -> str:
         >>> layout({"vit.layers.0.attention.q_proj.weight": None})
         'transformers-5'
     """
-    return detect(state).name
+    return detect(strip(state)).name
 
 
 def detect(names: Iterable[str], call: str = "models.weights.layout") -> Layout:
@@ -374,7 +377,7 @@ def convert(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return converted
 
 
-def strip(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def strip(state: Mapping[str, Any]) -> dict[str, Any]:
     """``state`` without the prefixes that wrappers put before all names."""
     state = dict(state)
     for _ in range(3):  # at most each once
