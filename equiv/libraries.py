@@ -32,7 +32,8 @@ from equiv.errors import check_choice, check_divides, check_grid, check_int, mes
 from equiv.layout import tokens_to_map
 
 LIBRARIES = ("transformers", "timm", "torchvision")
-OLDEST = {"transformers": (5, 9), "timm": (1, 0), "torchvision": (0, 20)}  # transformers: other names before it
+#: transformers had other names before; torchvision's belongs to the oldest torch that equiv supports.
+OLDEST = {"transformers": (5, 9), "timm": (1, 0), "torchvision": (0, 24)}
 INSTALL = "pip install equiv[peers]"
 
 

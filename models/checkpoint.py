@@ -123,7 +123,7 @@ def _read_shards(path: pathlib.Path) -> dict[str, Any]:
         raise _refused(path, 'an index with a "weight_map" from names to files')
     state: dict[str, Any] = {}
     for file in sorted(set(where.values())):
-        if pathlib.PurePosixPath(file).name != file or pathlib.PureWindowsPath(file).name != file:
+        if pathlib.PureWindowsPath(file).name != file:  # for which / and \\ both separate
             raise _refused(path, f"an index of files beside it, but it names {file!r}")
         if file.endswith(INDEX):
             raise _refused(path, f"an index of weights, but it names another index, {file!r}")
