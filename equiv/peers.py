@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from equiv import conv, matmul, picture
+from equiv import conv, libraries, matmul, picture
 from equiv.catalogue import LOWERINGS
 from equiv.errors import message
 from equiv.ladder.draws import derive, draw_weights
@@ -26,8 +25,7 @@ from equiv.ladder.floating import check
 from equiv.ladder.rule import Tensors
 from equiv.layout import map_to_tokens, tokens_to_map
 
-INSTALL = "pip install equiv[peers]"
-OLDEST = (5, 9)  # of transformers: before it, ViT and Swin had other parameter names
+INSTALL = libraries.INSTALL
 PICTURE, WINDOW, SHIFT, MASK = 224, 7, 3, -100.0
 SHARPEN = 2.0  # times LayerNorm's output: attention on it is far from uniform, without being one-hot everywhere
 
@@ -211,12 +209,9 @@ class TransformersSwin(nn.Module):
 
 def _check_transformers() -> None:
     try:
-        import transformers
-    except ImportError as error:
-        raise ImportError("transformers is missing") from error
-    version: str = transformers.__version__
-    if tuple(map(int, re.findall(r"\d+", version)[:2])) < OLDEST:
-        raise ImportError(f"transformers {version} is older than {OLDEST[0]}.{OLDEST[1]}")
+        libraries.load("transformers")
+    except libraries.Unavailable as error:
+        raise ImportError(str(error)) from error
 
 
 def _choose_implementation(attention: Any, x: torch.Tensor) -> None:

@@ -4,6 +4,7 @@
 embedding, MLP and head included; parameter names and state dicts are the same.
 """
 
+from equiv.models import weights
 from equiv.models.configs import CONFIGS, TABLE2, TABLE3, create
 from equiv.models.linformer import LinformerVisionTransformer
 from equiv.models.swin import SwinTransformer
@@ -17,4 +18,5 @@ __all__ = [
     "SwinTransformer",
     "VisionTransformer",
     "create",
+    "weights",
 ]

@@ -12,7 +12,7 @@ from equiv.models import TABLE2, TABLE3
 from equiv import cli, models, tables
 from equiv.counting import Counts, count
 
-META = {"device": "meta"}
+META: dict = {"device": "meta"}
 
 
 def image(*size):

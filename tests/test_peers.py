@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib
 import math
 import operator
 import re
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from equiv import conv, matmul, peers, picture
+from equiv import conv, libraries, matmul, peers, picture
 from equiv.ladder.draws import derive, draw_weights
 from equiv.ladder.evidence import Evidence, Verdict
 from equiv.peers import PEERS, Peer, find
@@ -29,8 +30,10 @@ SDPA = dataclasses.replace(find("torch-sdpa"), size=(14, 24, 3))
 @pytest.fixture(scope="module", autouse=True)
 def modeling():
     """The modules under comparison; here and not above, as importing them takes seconds."""
+    pytest.importorskip("transformers")
+    libraries.load("transformers")
     names = {kind: f"transformers.models.{kind}.modeling_{kind}" for kind in ("vit", "swin")}
-    return SimpleNamespace(**{kind: pytest.importorskip(name) for kind, name in names.items()})
+    return SimpleNamespace(**{kind: importlib.import_module(name) for kind, name in names.items()})
 
 
 def run(peer: Peer, dtype: torch.dtype = torch.float64, gradients: bool = False, seed: int = 0) -> Evidence:
