@@ -51,7 +51,12 @@ def _size(ctx: click.Context, _: click.Parameter, text: str | None) -> tuple[int
 @click.option(
     "--weights", metavar="random|own|FILE", help="own: of your own modules; FILE: of models.  [default: random]"
 )
-@click.option("--image", metavar="FILE", help="A picture for models.  [default: the project's own]")
+@click.option(
+    "--image",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False),
+    help="A picture for models.  [default: the project's own]",
+)
 @click.option("--image-size", callback=_size, metavar="HxW", help="Of the picture.  [default: 224x224]")
 @click.option("--dtype", "dtypes", type=click.Choice(DTYPES), multiple=True, help="Repeatable.  [default: all]")
 @click.option("--device", "on", type=click.Choice(("cpu", "cuda", "mps")), multiple=True, help="[default: all present]")
@@ -94,6 +99,8 @@ def verify(
     """
     if against is None and (any(":" in name for name in pairs) or shapes or weights == "own"):
         raise click.UsageError("your own modules need PAIR, --against and at least one --input", ctx)
+    if against is None and weights not in (None, "random", "own") and not os.path.isfile(weights):
+        raise click.UsageError(message("--weights", weights, "random, own or a file", "equiv verify"), ctx)
     if against is not None and weights not in (None, "random", "own"):
         raise click.UsageError(message("--weights", weights, "random or own with --against", "equiv verify"), ctx)
     if against is not None and (image or image_size):
