@@ -145,9 +145,11 @@ class DConvResNet(nn.Module):
                 inputs = (width << index) * BLOCKS[block][2]
             self.add_module(f"layer{index + 1}", nn.Sequential(*blocks))
         self.fc = self.form.linear(inputs, classes)
-        for bank in (self.conv1.get_parameter("weight")[None], *(operator.weight for operator in self._dynamic())):
-            for kernel in bank:  # each as torchvision draws its one
-                nn.init.kaiming_normal_(kernel, mode="fan_out", nonlinearity="relu")
+        # Each kernel as torchvision draws its one: normal with σ² = 2/fan-out. The bounds ±2 are beyond 10σ;
+        # ``normal_`` would take seconds on the meta device.
+        for layer in (self.conv1, *self._dynamic()):
+            weight = layer.get_parameter("weight")
+            nn.init.trunc_normal_(weight, std=(2 / (weight.shape[-4] * weight.shape[-1] ** 2)) ** 0.5)
 
     def _dynamic(self) -> list[conv.DynamicConv2d | matmul.DynamicConv2d]:
         """The dynamic convolutions."""
