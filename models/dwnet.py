@@ -120,6 +120,9 @@ class DWNet(nn.Module):
         5. No dropout, no stochastic depth, no absolute positions.
         6. Maps are ``(B, C, H, W)`` between blocks.
 
+    Sizes, homogeneous: 51.1 million parameters and 3.8 GFLOPs (tiny), as the reference's README says; 161.6 million and
+    12.9 GFLOPs (base), where it says 162 million and 13.0.
+
     Example:
         >>> model = DWNet(form="conv", dim=8, depths=(1, 2), kernel_size=3, classes=10)
         >>> model(torch.zeros(2, 3, 36, 50)).shape

@@ -296,7 +296,10 @@ def test_names_are_torchvisions(torchvision):
         for name in theirs.keys() - banks:
             assert own[name].shape == theirs[name].shape
         for name in banks:
+            inputs = theirs[name].shape[1]
             assert own[name].shape == (4, *theirs[name].shape)
+            assert own[name[:-6] + "fc1.weight"].shape == (inputs // 4, inputs)
+            assert own[name[:-6] + "fc2.weight"].shape == (4, inputs // 4)
 
 
 ROUTING = ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias")
