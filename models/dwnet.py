@@ -121,7 +121,8 @@ class DWNet(nn.Module):
         6. Maps are ``(B, C, H, W)`` between blocks.
 
     Sizes, homogeneous: 51.1 million parameters and 3.8 GFLOPs (tiny), as the reference's README says; 161.6 million and
-    12.9 GFLOPs (base), where it says 162 million and 13.0.
+    12.9 GFLOPs (base), where it says 162 million and 13.0. That is fvcore's count of the conv form; the element-wise
+    products of the matmul form's dynamic convolution are none of its FLOPs.
 
     Example:
         >>> model = DWNet(form="conv", dim=8, depths=(1, 2), kernel_size=3, classes=10)

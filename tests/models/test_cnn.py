@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import library, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from equiv import models
@@ -245,12 +245,12 @@ def torchvision() -> ModuleType:
     if spec is None or spec.submodule_search_locations is None:
         pytest.skip("torchvision is not installed")
     source = pathlib.Path(spec.submodule_search_locations[0], "_meta_registrations.py").read_text(encoding="utf-8")
-    library = torch.library.Library("torchvision", "FRAGMENT")
+    declared = library.Library("torchvision", "FRAGMENT")
     for name in set(re.findall(r'register_(?:fake|meta)\("(?:torchvision::)?(\w+)"', source)):
         if not hasattr(torch.ops.torchvision, name):
-            library.define(f"{name}(Tensor x) -> Tensor")
+            declared.define(f"{name}(Tensor x) -> Tensor")
     module = importlib.import_module("torchvision")
-    module.__dict__["library of the tests"] = library  # it must outlive the import
+    module.__dict__["declared by the tests"] = declared  # it must outlive the import
     return module
 
 
