@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
-import pathlib
 import re
 from collections.abc import Callable
 from types import ModuleType
@@ -13,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import library, nn
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from equiv import models
+from equiv import libraries, models
 from equiv.ladder.draws import draw_weights
 from tests.refusals import refusal
 
@@ -240,18 +238,10 @@ def test_one_foreign_layer_is_found(kind):
 
 @pytest.fixture(scope="module")
 def torchvision() -> ModuleType:
-    """torchvision, whose import needs its compiled operators declared where it does not fit the build of torch."""
-    spec = importlib.util.find_spec("torchvision")
-    if spec is None or spec.submodule_search_locations is None:
-        pytest.skip("torchvision is not installed")
-    source = pathlib.Path(spec.submodule_search_locations[0], "_meta_registrations.py").read_text(encoding="utf-8")
-    declared = library.Library("torchvision", "FRAGMENT")
-    for name in set(re.findall(r'register_(?:fake|meta)\("(?:torchvision::)?(\w+)"', source)):
-        if not hasattr(torch.ops.torchvision, name):
-            declared.define(f"{name}(Tensor x) -> Tensor")
-    module = importlib.import_module("torchvision")
-    module.__dict__["declared by the tests"] = declared  # it must outlive the import
-    return module
+    try:
+        return libraries.load("torchvision")
+    except libraries.Unavailable as error:
+        pytest.skip(str(error))
 
 
 def from_static(state: dict[str, torch.Tensor], model: nn.Module) -> None:
