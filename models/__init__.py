@@ -6,6 +6,8 @@ embedding, MLP and head included; parameter names and state dicts are the same.
 
 from equiv.models import weights
 from equiv.models.configs import CONFIGS, TABLE2, TABLE3, create
+from equiv.models.dconv_resnet import DConvResNet
+from equiv.models.dwnet import DWNet
 from equiv.models.linformer import LinformerVisionTransformer
 from equiv.models.swin import SwinTransformer
 from equiv.models.vit import VisionTransformer
@@ -14,6 +16,8 @@ __all__ = [
     "CONFIGS",
     "TABLE2",
     "TABLE3",
+    "DConvResNet",
+    "DWNet",
     "LinformerVisionTransformer",
     "SwinTransformer",
     "VisionTransformer",

@@ -7,6 +7,8 @@ import difflib
 import inspect
 from typing import Any
 
+from equiv.models.dconv_resnet import DConvResNet
+from equiv.models.dwnet import DWNet
 from equiv.models.linformer import LinformerVisionTransformer
 from equiv.models.swin import SwinTransformer
 from equiv.models.vit import VisionTransformer
@@ -26,6 +28,15 @@ SWIN: dict[str, Options] = {
     "tiny": {"dim": 96, "depths": (2, 2, 6, 2), "heads": (3, 6, 12, 24)},
     "small": {"dim": 96, "depths": (2, 2, 18, 2), "heads": (3, 6, 12, 24)},
     "base": {"dim": 128, "depths": (2, 2, 18, 2), "heads": (4, 8, 16, 32)},
+}
+DWNET: dict[str, Options] = {
+    "tiny": {"dim": 96, "depths": (2, 2, 6, 2)},
+    "base": {"dim": 128, "depths": (2, 2, 18, 2)},
+}
+#: Channels that share a kernel: 32 groups in every stage.
+INHOMOGENEOUS: dict[str, Options] = {
+    "tiny": {"variant": "inhomogeneous", "group_channels": (3, 6, 12, 24)},
+    "base": {"variant": "inhomogeneous", "group_channels": (4, 8, 16, 32)},
 }
 
 LINEAR: Options = {"attention": "linear"}
@@ -69,6 +80,10 @@ CONFIGS: dict[str, Config] = {
         f"linformer_vit_{size}": Config(LinformerVisionTransformer, VIT[size] | {"rank": 64})
         for size in ("tiny", "small", "base")
     },
+    **{f"dwnet_{size}": Config(DWNet, DWNET[size]) for size in DWNET},
+    **{f"dwnet_{size}_inhomogeneous": Config(DWNet, DWNET[size] | INHOMOGENEOUS[size]) for size in DWNET},
+    "dconv_resnet18": Config(DConvResNet, {"block": "basic", "depths": (2, 2, 2, 2)}),
+    "dconv_resnet50": Config(DConvResNet, {"block": "bottleneck", "depths": (3, 4, 6, 3)}),
     # Table 2: _abs and _rel are the positions, _gap is global average pooling
     "deit_small_abs_softmax": _deit("small"),
     "deit_small_abs_none": _deit("small", NONE),

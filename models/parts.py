@@ -72,6 +72,10 @@ class Form:
         """LayerNorm over the last axis."""
         return nn.LayerNorm(dim, eps=eps, **self.factory)
 
+    def batch_norm(self, channels: int) -> nn.BatchNorm2d:
+        """BatchNorm of maps, with PyTorch's eps and momentum."""
+        return nn.BatchNorm2d(channels, **self.factory)
+
 
 class PatchEmbedding(nn.Module):
     """P×P patches through one linear map: a convolution of stride P, then (Swin) LayerNorm over the channels.
