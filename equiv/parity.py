@@ -83,25 +83,29 @@ def check_model(
         ValueError: there is no such model, the file is no image, or the checkpoint does not fit.
     """
     start = time.perf_counter()
-    bench = Bench(name, image, image_size, checkpoint, dtype, device, seed, gradients)
-    plan, absent = _plan(name, image_size)
-    parts = [part for reference, candidates in plan for part in bench.compare(reference, candidates)]
-    if any(one.startswith("transformers") for one in absent):
-        parts.append(Evidence(Verdict.UNKNOWN, "equals transformers", "", reason=f"not compared with {absent[0]}"))
+    claim = f"{name}: the conv form and the same model of the libraries equal the matmul form"
     what = "blocks, logits" + ", all gradients of a training loss" * gradients
     shown = f"{'the picture' if image is None else image} and its mirror image, {image_size[0]}×{image_size[1]}"
     drawn = "random weights" if checkpoint is None else f"the weights of {checkpoint}"
     scope = f"{what} on {shown}; {drawn}; {str(dtype).removeprefix('torch.')} on {device}"
-    evidence = combine(
-        parts,
-        f"{name}: the conv form and the same model of the libraries equal the matmul form",
-        "; ".join([scope, *(f"not compared with {one}" for one in absent)]),
-    )
-    return dataclasses.replace(evidence, numbers=evidence.numbers | {"seconds": time.perf_counter() - start}, seed=seed)
+    try:
+        bench = Bench(name, image, image_size, checkpoint, dtype, device, seed, gradients)
+    except (Unknown, OSError, ValueError) as error:  # the picture or the checkpoint is not what it should be
+        return Evidence(Verdict.UNKNOWN, claim, scope, seed=seed, reason=str(error))
+    plan, absent = _plan(name, image_size)
+    parts = [part for reference, candidates in plan for part in bench.compare(reference, candidates)]
+    absent |= bench.absent
+    if "transformers" in absent:
+        reason = f"not compared with it: {absent['transformers']}"
+        parts.append(Evidence(Verdict.UNKNOWN, "transformers equals matmul form", "", reason=reason))
+    words = [scope, *(f"not compared with {library}: {reason}" for library, reason in absent.items())]
+    evidence = combine(parts, claim, "; ".join(words))
+    numbers = evidence.numbers | {"seconds": time.perf_counter() - start}
+    return dataclasses.replace(evidence, numbers=numbers, seed=seed)
 
 
-def _plan(name: str, image_size: tuple[int, int]) -> tuple[list[tuple[Network, list[Network]]], list[str]]:
-    """References (our matmul form), each with what is compared with it, and the libraries that are not."""
+def _plan(name: str, image_size: tuple[int, int]) -> tuple[list[tuple[Network, list[Network]]], dict[str, str]]:
+    """References (our matmul form), each with what is compared with it, and the libraries that are not, with the reason."""
 
     def ours(label: str, **options: Any) -> Network:
         return _ours(
@@ -114,13 +118,13 @@ def _plan(name: str, image_size: tuple[int, int]) -> tuple[list[tuple[Network, l
     forms = [ours(f"conv form, {lowering}", form="conv", lowering=lowering) for lowering in ("literal", "fused")]
     plan: dict[tuple[int, ...], tuple[Network, list[Network]]] = {(): (ours("matmul form", form="matmul"), forms)}
     known = next((other for other in libraries.SIZES if models.CONFIGS[other] == models.CONFIGS[name]), None)
-    absent: list[str] = []
+    absent: dict[str, str] = {}
     for library in libraries.LIBRARIES if known else ():
         try:
             shifts = _shifts(library, name, image_size)
             theirs = _theirs(library, str(known), image_size)
         except libraries.Unavailable as error:
-            absent.append(f"{library}: {error}")
+            absent[library] = str(error)
             continue
         moved = {"shifts": shifts} if shifts else {}
         if shifts not in plan:
@@ -249,6 +253,7 @@ class Bench:
         head = [tensor for name, tensor in state.items() if name.startswith(("head", "fc")) and tensor.dim() == 1]
         generator = torch.Generator().manual_seed(derive(seed, "labels"))
         self.labels = torch.randint(head[0].shape[0], (len(self.images),), generator=generator)
+        self.absent: dict[str, str] = {}  # libraries that turned out not to have the model at this size
         self.moves = torch.Generator().manual_seed(derive(seed, "moves"))
 
     def compare(self, reference: Network, candidates: Sequence[Network]) -> list[Evidence]:
@@ -264,6 +269,9 @@ class Bench:
     def _evidence(self, candidate: Network, reference: Network, low: Tensors, want: Tensors) -> list[Evidence]:
         try:
             got = self._run(candidate, self.dtype)
+        except libraries.Unavailable as error:
+            self.absent[candidate.name] = str(error)
+            return []
         except Unknown as error:
             return [Evidence(Verdict.UNKNOWN, f"{candidate.name} equals {reference.name}", "", reason=str(error))]
         parts = [self._verdict(candidate, reference, got, low, want)]

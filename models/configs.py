@@ -175,7 +175,7 @@ def create(name: str, form: str = "matmul", **options: Any) -> nn.Module:
     Example:
         >>> model = create("deit_tiny", form="conv", activation="scaling_relu", image_size=32, classes=10)
         >>> sum(parameter.numel() for parameter in model.parameters())
-        5489098
+        5489482
     """
     if name not in CONFIGS:
         raise ValueError(message("name", name, nearest(name, CONFIGS), "models.create"))

@@ -28,6 +28,7 @@ class LinformerVisionTransformer(VisionTransformer):
     Source: Wang et al. 2020, "Linformer", on the patches of a ViT; the class token is mixed like any other.
 
     Example:
+        >>> import torch
         >>> model = LinformerVisionTransformer(form="conv", image_size=32, dim=24, depth=2, heads=3, rank=3)
         >>> model(torch.zeros(2, 3, 32, 32)).shape
         torch.Size([2, 1000])

@@ -132,7 +132,7 @@ def test_a_missing_library_is_said_and_a_missing_transformers_unknown(monkeypatc
     missing("transformers")
     evidence = check(gradients=False)
     assert evidence.verdict is Verdict.UNKNOWN
-    assert "not compared with transformers: transformers is missing" in evidence.reason
+    assert "not compared with it: transformers is missing" in evidence.reason
 
 
 def test_a_conversion_that_repeats_elements_is_unknown(monkeypatch):
