@@ -7,14 +7,14 @@ import difflib
 import inspect
 from typing import Any
 
+from torch import nn
+
+from equiv.errors import message
 from equiv.models.dconv_resnet import DConvResNet
 from equiv.models.dwnet import DWNet
 from equiv.models.linformer import LinformerVisionTransformer
 from equiv.models.swin import SwinTransformer
 from equiv.models.vit import VisionTransformer
-from torch import nn
-
-from equiv.errors import message
 
 Options = dict[str, Any]
 
@@ -180,7 +180,7 @@ def create(name: str, form: str = "matmul", **options: Any) -> nn.Module:
     if name not in CONFIGS:
         raise ValueError(message("name", name, nearest(name, CONFIGS), "models.create"))
     config = CONFIGS[name]
-    known = _options(config.family)
+    known = options_of(name)
     for option in options:
         if option not in known:
             raise TypeError(message("option", option, nearest(option, known), f"models.create({name!r})"))
@@ -199,12 +199,17 @@ def nearest(word: str, known: Any) -> str:
     return f"{' or '.join(near)} (nearest)" if near else f"one of {', '.join(known)}"
 
 
-def _options(family: type) -> list[str]:
-    """Keyword arguments of a class and of the classes that it hands its ``**options`` to."""
+def options_of(name: str) -> list[str]:
+    """The options that the model ``name`` takes, besides ``form``.
+
+    Example:
+        >>> "image_size" in options_of("deit_tiny"), "image_size" in options_of("dconv_resnet18")
+        (True, False)
+    """
     found: list[str] = []
-    for one in family.__mro__:
+    for one in CONFIGS[name].family.__mro__:  # a class, and those that it hands its ``**options`` to
         parameters = inspect.signature(one).parameters
-        found += [name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY and name not in found]
+        found += [option for option, p in parameters.items() if p.kind is p.KEYWORD_ONLY and option not in found]
         if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
             break
-    return [name for name in found if name != "form"]
+    return [option for option in found if option != "form"]

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from equiv.models.parts import Form, check_image, on_vector
 from torch import nn
 
 from equiv import conv, matmul
 from equiv.errors import check_batch_statistics, check_choice, check_int, check_positive, message
+from equiv.models.parts import Form, check_image, on_vector
 
 #: Of each kind of block: kernel sizes, which of its convolutions has the stride, and outputs over inner channels.
 BLOCKS: dict[str, tuple[tuple[int, ...], int, int]] = {
@@ -177,6 +177,10 @@ class DConvResNet(nn.Module):
         checked = check_positive("temperature", value, type(self).__name__)
         for operator in self._dynamic():
             operator.temperature = checked
+
+    def residual_blocks(self) -> dict[str, nn.Module]:
+        """The blocks by name, in order: their outputs are the residual stream."""
+        return {name: module for name, module in self.named_modules() if isinstance(module, Block)}
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         """What the head reads: the mean of the last map, ``(B, channels)``, for images ``(B, C, H, W)``."""

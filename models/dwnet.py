@@ -7,6 +7,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
+
+from equiv.errors import check_batch_statistics, check_choice, check_int, check_odd, check_positive, message
 from equiv.models.parts import (
     Form,
     Mlp,
@@ -18,9 +21,6 @@ from equiv.models.parts import (
     on_vector,
 )
 from equiv.models.swin import PatchMerging
-from torch import nn
-
-from equiv.errors import check_batch_statistics, check_choice, check_int, check_odd, check_positive, message
 
 VARIANTS = ("homogeneous", "inhomogeneous")
 
@@ -185,6 +185,10 @@ class DWNet(nn.Module):
         for part in self.modules():  # as there: linear layers, but no convolution, not even a 1×1
             if isinstance(part, Mlp | PatchMerging) or part is self.head:
                 initialise(part)
+
+    def residual_blocks(self) -> dict[str, nn.Module]:
+        """The blocks by name, in order: their outputs are the residual stream."""
+        return {name: module for name, module in self.named_modules() if isinstance(module, Block)}
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         """What the head reads: the mean of the last map, ``(B, channels)``, for images ``(B, C, H, W)``."""

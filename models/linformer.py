@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from equiv.models.vit import VisionTransformer
 from torch import nn
 
 from equiv.errors import check_int, message
+from equiv.models.vit import VisionTransformer
 
 
 class LinformerVisionTransformer(VisionTransformer):

@@ -7,6 +7,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
+
+from equiv.errors import check_choice, check_int, check_positive, message
 from equiv.models.parts import (
     Form,
     Mlp,
@@ -18,9 +21,6 @@ from equiv.models.parts import (
     on_tokens,
     on_vector,
 )
-from torch import nn
-
-from equiv.errors import check_choice, check_int, check_positive, message
 
 #: The attention of every block, by the name of the option, with its operator and its default activation.
 ATTENTIONS = {

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from equiv.models.parts import Form, Mlp, PatchEmbedding, check_image, check_size, initialise, on_vector
 from torch import nn
 
 from equiv.errors import check_choice, check_divides, check_int, check_positive, message
 from equiv.layout import map_to_tokens
+from equiv.models.parts import Form, Mlp, PatchEmbedding, check_image, check_size, initialise, on_vector
 
 #: The attention of every block, by the name of the option, with its operator and its default activation.
 ATTENTIONS = {

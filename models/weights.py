@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from equiv.models import checkpoint
-from equiv.models.layouts import LayoutError, Plan, convert, detect, join, layout, own_names, strip
 from torch import nn
 
 from equiv.errors import check_bool, message
+from equiv.models import checkpoint
+from equiv.models.layouts import LayoutError, Plan, convert, detect, join, layout, own_names, strip
 
 __all__ = ["LayoutError", "Report", "WeightsError", "convert", "layout", "load"]
 

@@ -7,10 +7,10 @@ import json
 import pytest
 import torch
 from click.testing import CliRunner
-from equiv.models import TABLE2, TABLE3
 
 from equiv import cli, models, tables
 from equiv.counting import Counts, count
+from equiv.models import TABLE2, TABLE3
 
 META: dict = {"device": "meta"}
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from equiv.models import weights
 from torch import nn
 
 from equiv import libraries
 from equiv.ladder.draws import draw_weights
 from equiv.libraries import LIBRARIES, SIZES, Unavailable, build
+from equiv.models import weights
 
 VIT: dict[str, Any] = {"dim": 24, "depths": (2,), "heads": (3,), "patch": 8, "classes": 5}
 SWIN: dict[str, Any] = {"dim": 12, "depths": (2, 2, 1), "heads": (3, 6, 6), "window": 4, "classes": 5}

@@ -7,11 +7,11 @@ import json
 import pytest
 import torch
 from click.testing import CliRunner
-from equiv.models import weights
 from torch import nn
 
 from equiv import cli, conv, libraries, models, parity
 from equiv.ladder.evidence import Verdict
+from equiv.models import weights
 
 SIZE = (48, 64)
 

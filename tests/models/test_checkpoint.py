@@ -11,10 +11,10 @@ import zipfile
 
 import pytest
 import torch
-from equiv.models.checkpoint import INDEX, PICKLES, SUFFIXES, CheckpointError, read
 from safetensors.torch import save, save_file
 
 from equiv import models
+from equiv.models.checkpoint import INDEX, PICKLES, SUFFIXES, CheckpointError, read
 from tests.models.sources import SMALL
 
 WEIGHTS = {"a.weight": torch.arange(6.0).view(2, 3), "b": torch.ones(4, dtype=torch.bfloat16)}

@@ -7,12 +7,12 @@ import re
 
 import pytest
 import torch
-from equiv.models import LinformerVisionTransformer, SwinTransformer, VisionTransformer
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from equiv import models
 from equiv.ladder.draws import draw_weights
+from equiv.models import LinformerVisionTransformer, SwinTransformer, VisionTransformer
 
 VIT = {"image_size": (24, 32), "patch_size": 8, "dim": 12, "depth": 2, "heads": 3, "classes": 7}
 SWIN = {"dim": 8, "depths": (2, 2), "heads": (2, 4), "window": 3, "classes": 7}

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from equiv.models import weights
-from equiv.models.layouts import LAYOUTS, detect, strip
 from torch import nn
 
 from equiv import models
+from equiv.models import weights
+from equiv.models.layouts import LAYOUTS, detect, strip
 from tests.models.sources import SMALL, SOURCES, built, index, older_torchvision, transformers_4
 
 IDS = [f"{layout}-{name}-{rename.__name__}" for layout, _, name, rename in SOURCES]
