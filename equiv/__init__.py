@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from equiv import conv as conv
     from equiv import layout as layout
     from equiv import matmul as matmul
+    from equiv import models as models
     from equiv import testing as testing
     from equiv.errors import NotEquivalent
     from equiv.ladder.evidence import Evidence, Verdict
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_SUBMODULES = ("catalogue", "conv", "errors", "ladder", "layout", "matmul", "symbolic", "testing")
+_SUBMODULES = ("catalogue", "conv", "errors", "ladder", "layout", "matmul", "models", "symbolic", "testing")
 _NAMES = {
     "Evidence": "equiv.ladder.evidence",
     "NotEquivalent": "equiv.errors",
@@ -37,6 +38,7 @@ __all__ = [
     "conv",
     "layout",
     "matmul",
+    "models",
     "testing",
 ]
 

@@ -255,7 +255,7 @@ USAGE = {
     ("verify", "--json", "no/such.json"): "`--json`='no/such.json', but should be a file that can be written",
     ("verify", "--json", "."): "`--json`='.', but should be a file that can be written",
     ("table",): "Missing argument 'NUMBER'",
-    ("table", "2"): "`NUMBER`='2', but should be 1; tables 2 and 3 need models",
+    ("table", "4"): "`NUMBER`='4', but should be 1, 2 or 3",
     ("table", "1", "--json", "-", "--markdown"): "--json and --markdown exclude each other",
     ("explain",): "No such command 'explain'",
 }

@@ -33,7 +33,7 @@ def changed(monkeypatch):
                 how(model)
             return model
 
-        monkeypatch.setattr("equiv.parity.models.create", made)
+        monkeypatch.setattr("equiv.networks.models.create", made)
 
     return change
 
@@ -63,7 +63,7 @@ def test_swin_is_compared_with_the_mask_of_the_libraries():
     claims = {part.claim for part in evidence.parts}
     moved = "matmul form, shifts=(3, 3, 3, 0)"
     assert f"transformers equals {moved}" in claims
-    assert f"conv form, literal, mask_value=-100.0, shifts=(3, 3, 3, 0) equals {moved}" in claims
+    assert f"conv form, literal, shifts=(3, 3, 3, 0), mask_value=-100.0 equals {moved}" in claims
     assert "torchvision equals matmul form" in claims
     assert "not compared with timm: its Swin shifts before it pads" in evidence.scope
 
@@ -108,7 +108,7 @@ def test_another_eps_in_a_library_is_found(monkeypatch):
                 module.eps = 1e-5
         return model
 
-    monkeypatch.setattr("equiv.parity.libraries.build", changed)
+    monkeypatch.setattr("equiv.networks.libraries.build", changed)
     evidence = check()
     assert evidence.verdict is Verdict.DIFFERENT
     assert evidence.reason.startswith("transformers equals matmul form: first of 14 diverging stages: output blocks.0")
@@ -123,7 +123,7 @@ def test_a_missing_library_is_said_and_a_missing_transformers_unknown(monkeypatc
                 raise libraries.Unavailable(f"{library} is missing")
             return load(library)
 
-        monkeypatch.setattr("equiv.parity.libraries.load", find)
+        monkeypatch.setattr("equiv.networks.libraries.load", find)
 
     missing("timm")
     evidence = check(gradients=False)
@@ -143,7 +143,7 @@ def test_a_conversion_that_repeats_elements_is_unknown(monkeypatch):
         found["blocks.1.norm1.bias"] = found["blocks.0.norm1.bias"]
         return found
 
-    monkeypatch.setattr("equiv.parity.weights.convert", repeating)
+    monkeypatch.setattr("equiv.networks.weights.convert", repeating)
     evidence = check(gradients=False)
     assert evidence.verdict is Verdict.UNKNOWN
     assert "loses or repeats elements" in evidence.reason
@@ -152,7 +152,7 @@ def test_a_conversion_that_repeats_elements_is_unknown(monkeypatch):
 def test_shared_parameters_are_refused(monkeypatch):
     create = models.create
     monkeypatch.setattr(
-        "equiv.parity.models.create",
+        "equiv.networks.models.create",
         lambda name, **options: create(name, sharing="layerwise", rank=4, **options),
     )
     evidence = check(name="linformer_vit_tiny", gradients=False)

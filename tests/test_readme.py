@@ -10,7 +10,7 @@ import pytest
 from equiv.errors import NotEquivalent
 
 README = (pathlib.Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-PROGRAM, OPTIONS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+PROGRAM, OPTIONS, MODELS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 OUTPUT, BUG, TABLE = re.findall(r"```text\n(.*?)```", README, flags=re.DOTALL)[:3]
 NUMBER = re.compile(r"\d[\d.]*(e[-+]\d+)?")
 
@@ -49,6 +49,10 @@ def test_the_bug_that_it_names():
 
 def test_options():
     run(OPTIONS)
+
+
+def test_models():
+    run(MODELS)
 
 
 def test_table():

@@ -95,9 +95,11 @@ def test_combine_shows_the_part_nearest_to_its_tolerance() -> None:
 # Jobs
 
 
-def test_without_names_all_pairs_and_peers() -> None:
+def test_without_names_all_pairs_peers_and_two_models() -> None:
     names = [subject.name for subject in verify.subjects()]
-    assert names == [pair.name for pair in catalogue.PAIRS] + [FakePeer.name]
+    assert names == [pair.name for pair in catalogue.PAIRS] + [FakePeer.name, "deit_small", "swin_tiny"]
+    found, notes = verify.jobs(verify.subjects(), [], ["cpu"])
+    assert [job.dtype for job in found if job.subject.name == "deit_small"] == ["float64", "float32", "bfloat16"]
     found, notes = verify.jobs(verify.subjects(), list(DTYPES), ["cpu"])
     assert len({(job.subject.name, job.dtype, job.device) for job in found}) == len(found) == 4 * len(names)
     assert notes == []
