@@ -147,7 +147,9 @@ def summarise(curves: Sequence[Curve]) -> list[Summary]:
     rows = []
     for model in dict.fromkeys(curve.model for curve in curves):
         of = {
-            activation: {curve.seed: curve for curve in curves if (curve.model, curve.activation) == (model, activation)}
+            activation: {
+                curve.seed: curve for curve in curves if (curve.model, curve.activation) == (model, activation)
+            }
             for activation in ACTIVATIONS
         }
         for activation, runs in of.items():

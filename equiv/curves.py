@@ -62,7 +62,7 @@ def draw_parity(runs: Sequence[Parity]) -> Figure:
         place = below.get_yaxis_transform()  # x as a share of the axes, y in data
         below.text(0.02, TOLERANCE, f"allowed: {TOLERANCE:g}", va="bottom", fontsize="small", transform=place)
         below.set_yscale("log")
-        below.set_ylim(bottom=FLOOR)
+        below.set_ylim(FLOOR / 3, max(30 * TOLERANCE, below.get_ylim()[1]))
         above.set_title(f"{NAMES[run.recipe.model]}: {run.evidence.verdict.value}")
         below.set_xlabel("step")
         above.legend(frameon=False)
@@ -89,8 +89,12 @@ def draw_convergence(curves: Sequence[Curve]) -> Figure:
             if not runs:
                 continue
             for axis, field, factor in ((axes[0, column], "losses", 1), (axes[1, column], "accuracies", 100)):
-                points = [[factor * value for value in at] for at in zip(*(getattr(r, field) for r in runs), strict=True)]
-                axis.fill_between(runs[0].steps, list(map(min, points)), list(map(max, points)), color=colour, alpha=0.13)
+                points = [
+                    [factor * value for value in at] for at in zip(*(getattr(r, field) for r in runs), strict=True)
+                ]
+                axis.fill_between(
+                    runs[0].steps, list(map(min, points)), list(map(max, points)), color=colour, alpha=0.13
+                )
                 mean = [sum(at) / len(at) for at in points]
                 axis.plot(runs[0].steps, mean, dashes, color=colour, linewidth=1.8, label=label)
         axes[0, column].set_title(NAMES[model])
