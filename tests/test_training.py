@@ -73,7 +73,7 @@ class Detached(nn.Module):
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
         self.model = build(recipe, "conv fused")
-        self.model.blocks[0].attn.register_forward_hook(lambda module, inputs, y: y.detach())  # type: ignore
+        self.model.get_submodule("blocks.0.attn").register_forward_hook(lambda module, inputs, y: y.detach())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.model(x)
@@ -157,7 +157,7 @@ def test_a_candidate_that_overflows_is_different() -> None:
 def test_a_parameter_that_never_moved_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     def frozen(recipe: Recipe, form: str = REFERENCE) -> nn.Module:
         model = build(recipe, form)
-        model.head.requires_grad_(False)  # type: ignore
+        model.get_submodule("head").requires_grad_(False)
         return model
 
     monkeypatch.setattr(training, "build", frozen)
@@ -235,7 +235,8 @@ class Spy(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.weight, self.seen = nn.Parameter(torch.zeros(10)), []
+        self.weight = nn.Parameter(torch.zeros(10))
+        self.seen: list[list[int]] = []
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.seen.append(x.flatten().int().tolist())
@@ -268,9 +269,9 @@ def test_building_leaves_the_global_generator_alone() -> None:
 
 def test_attention_is_far_from_uniform_at_the_start() -> None:
     """Otherwise a wrong key would hardly show: the weights of a query's 17 kernels would all be 1/17."""
-    model, found = build(Recipe("deit")), []
-    attention = model.blocks[0].attn  # type: ignore
-    attention.qkv.register_forward_hook(lambda module, inputs, y: found.append(y))
+    model, found = build(Recipe("deit")), list[torch.Tensor]()
+    qkv = model.get_submodule("blocks.0.attn.qkv")
+    qkv.register_forward_hook(lambda module, inputs, y: found.append(y))
     model(digits().test[0])
     q, k, _ = found[0].unflatten(-1, (3, 2, 16)).permute(2, 0, 3, 1, 4)
     weights = (q @ k.transpose(-1, -2) / 4).softmax(-1)
