@@ -81,6 +81,7 @@ for arguments, status in (
     (["--help"], 0), (["--version"], 0), (["verify", "--help"], 0), (["table", "--help"], 0), (["frobnicate"], 2),
     (["verify", "--input", "2"], 2), (["verify", "a:b", "--against", "a:c", "--input", "0"], 2), (["table", "4"], 2),
     (["verify", "--json", "no/such.json"], 2), (["verify", "--dtype", "int8"], 2),
+    (["train", "--help"], 0), (["train", "parity", "--help"], 0), (["train", "parity", "--plot", "x.pdf"], 2),
 ):
     try:
         main(arguments)

@@ -47,7 +47,19 @@ ALLOWED = {
         "equiv.ladder",
     },
     "equiv.verify": {"equiv.errors", "equiv.catalogue", "equiv.ladder", "equiv.peers", "equiv.parity", "equiv.models"},
-    "equiv.cli": {"equiv.errors", "equiv.verify", "equiv.tables", "equiv.ladder", "equiv.models"},
+    "equiv.training": {"equiv.errors", "equiv.ladder", "equiv.models"},
+    "equiv.convergence": {"equiv.errors", "equiv.training"},
+    "equiv.curves": {"equiv.convergence", "equiv.training"},
+    "equiv.cli": {
+        "equiv.errors",
+        "equiv.verify",
+        "equiv.tables",
+        "equiv.ladder",
+        "equiv.models",
+        "equiv.training",
+        "equiv.convergence",
+        "equiv.curves",
+    },
 }
 
 

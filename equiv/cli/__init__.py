@@ -10,6 +10,7 @@ import click
 from equiv import __version__
 from equiv.cli.output import EXIT
 from equiv.cli.table import models, table
+from equiv.cli.train import train
 from equiv.cli.verify import verify
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -35,5 +36,5 @@ def main() -> None:
     """Do these two PyTorch modules compute the same function? Answers with evidence."""
 
 
-for command in (verify, table, models):
+for command in (verify, table, models, train):
     main.add_command(command)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,7 +23,7 @@ EXIT = {"EQUAL": 0, "DIFFERENT": 1, "UNKNOWN": 2}
 STYLES = {"EQUAL": "green", "DIFFERENT": "bold red", "UNKNOWN": "yellow"}
 
 
-def writable(ctx: click.Context, _: click.Parameter, text: str | None) -> str | None:
+def writable(ctx: click.Context, parameter: click.Parameter, text: str | None) -> str | None:
     """Checked before minutes of work, not after."""
     if text in (None, "-"):
         return text
@@ -30,7 +31,7 @@ def writable(ctx: click.Context, _: click.Parameter, text: str | None) -> str | 
     # A file is replaced, for which its directory must be writable; a device or a pipe is written to.
     if path.is_dir() or not os.access(path if _is_special(path) else path.parent, os.W_OK):
         expected = "a file that can be written, in a directory that exists"
-        raise click.UsageError(message("--json", text, expected, f"equiv {ctx.info_name}"), ctx)
+        raise click.UsageError(message(parameter.opts[0], text, expected, ctx.command_path), ctx)
     return text
 
 
@@ -65,16 +66,23 @@ def print_table(console: Console, table: Any) -> None:
     console.print()
 
 
-def track(steps: Iterable[T], total: int, what: str, *, hidden: bool = False) -> Iterator[T]:
-    """The steps, ``total`` of them, under a progress bar for people who watch."""
+@contextlib.contextmanager
+def progress(total: int, what: str, *, hidden: bool = False) -> Iterator[Callable[[str], None]]:
+    """A progress bar for people who watch; it advances by one whenever what is yielded is called with a description."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
     watched = sys.stderr.isatty() and not hidden
-    with Progress(*columns, console=new_console(stderr=True), transient=True, disable=not watched) as progress:
-        task = progress.add_task(what, total=total)
+    with Progress(*columns, console=new_console(stderr=True), transient=True, disable=not watched) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda description: bar.update(task, advance=1, description=description)
+
+
+def track(steps: Iterable[T], total: int, what: str, *, hidden: bool = False) -> Iterator[T]:
+    """The steps, ``total`` of them, under a progress bar."""
+    with progress(total, what, hidden=hidden) as advance:
         for step in steps:
-            progress.advance(task)
+            advance(what)
             yield step
 
 

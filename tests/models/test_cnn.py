@@ -625,3 +625,19 @@ def test_unknown_options_are_refused_by_name():
         models.create("dwnet_tiny", kernelsize=3)
     with pytest.raises(ValueError, match=re.escape("dconv_resnet18 or dconv_resnet50 (nearest)")):
         models.create("dconvresnet18")
+
+
+@pytest.mark.parametrize("name", ["dwnet_tiny", "dwnet_tiny_inhomogeneous", "dconv_resnet18"])
+def test_gradients_on_one_image(name):
+    """On a transposed view of one image's tokens, PyTorch's CPU backward of BatchNorm is silently wrong (2.13)."""
+    torch.manual_seed(0)
+    one, other = (models.create(name, form=form, classes=5, dtype=torch.float64).eval() for form in ("matmul", "conv"))
+    other.load_state_dict(one.state_dict())
+    image = torch.randn(1, 3, 64, 64, dtype=torch.float64)
+    cotangent = torch.randn(1, 5, dtype=torch.float64)
+    want, got = (
+        torch.autograd.grad((model(image) * cotangent).sum(), tuple(model.parameters())) for model in (one, other)
+    )
+    largest = max(gradient.abs().max() for gradient in want)
+    for (parameter, _), theirs, ours in zip(one.named_parameters(), want, got, strict=True):
+        assert (ours - theirs).abs().max() <= 1e-11 * largest, parameter
