@@ -46,7 +46,8 @@ ALLOWED = {
         "equiv.ladder",
     },
     "equiv.verify": {"equiv.errors", "equiv.catalogue", "equiv.ladder", "equiv.peers", "equiv.parity", "equiv.models"},
-    "equiv.cli": {"equiv.errors", "equiv.verify", "equiv.tables", "equiv.ladder", "equiv.models"},
+    "equiv.profiling": {"equiv.errors", "equiv.conv", "equiv.catalogue", "equiv.ladder", "equiv.models"},
+    "equiv.cli": {"equiv.errors", "equiv.verify", "equiv.tables", "equiv.ladder", "equiv.models", "equiv.profiling"},
 }
 
 

@@ -178,12 +178,13 @@ class Annotation(TorchFunctionMode):
     """The scopes that are running, and how often each was met.
 
     Attributes:
-        hits: by scope (its ``where``, or the name of a class of :data:`MODULES`) and role.
+        hits: by scope (its ``where``, or the name of a module's class), torch's function (empty: the scope itself) and
+            role.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.hits: Counter[tuple[str, str]] = Counter()
+        self.hits: Counter[tuple[str, str, str]] = Counter()
         self._running: list[tuple[Scope, Counter[str]]] = []
 
     def wrap(self, scope: Scope, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -195,7 +196,7 @@ class Annotation(TorchFunctionMode):
                 return function(*args, **kwargs)
             self._running.append((scope, Counter()))
             try:
-                with contextlib.nullcontext() if scope.role is None else self._slice(scope.where, scope.role):
+                with contextlib.nullcontext() if scope.role is None else self._slice(scope.where, "", scope.role):
                     return function(*args, **kwargs)
             finally:
                 self._running.pop()
@@ -216,12 +217,12 @@ class Annotation(TorchFunctionMode):
                     raise RuntimeError(f"{scope.where} calls {name} more often than the {len(role)} times with a role")
                 role = role[seen[name] - 1]
             if role is not None:
-                with self._slice(scope.where, role):
+                with self._slice(scope.where, name, role):
                     return func(*args, **kwargs or {})
         return func(*args, **kwargs or {})
 
-    def _slice(self, where: str, role: str) -> record_function:
-        self.hits[where, role] += 1
+    def _slice(self, where: str, call: str, role: str) -> record_function:
+        self.hits[where, call, role] += 1
         return record_function(PREFIX + role)
 
 
@@ -240,7 +241,7 @@ def annotate(model: nn.Module) -> Iterator[Annotation]:
         >>> attention = conv.GlobalAttention(8, 2, lowering="literal")
         >>> with annotate(attention) as annotation:
         ...     _ = attention(torch.zeros(1, 5, 8))
-        >>> annotation.hits["equiv.conv.apply:activate", "activation"]
+        >>> annotation.hits["equiv.conv.apply:Paired._literal", "conv2d", "first kernel"]
         1
     """
     annotation = Annotation()
@@ -271,7 +272,7 @@ def missing(model: nn.Module, form: str, found: set[str]) -> list[str]:
 
     Example:
         >>> from equiv import conv
-        >>> missing(conv.LinearAttention(8, 2), "conv", {"merged kernel"})
+        >>> missing(conv.LinearAttention(8, 2), "conv", {"static convolution", "merged kernel"})
         ['LinearAttention: kernel merging']
     """
     fused = set(PAIRED) if "paired (fused)" in found else set()

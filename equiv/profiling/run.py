@@ -246,7 +246,7 @@ def _record(
             _synchronize(x)
             profiler.step()
             yield
-    gaps = missing(model, form, {role for _, role in annotation.hits})
+    gaps = missing(model, form, {role for _, _, role in annotation.hits})
     if gaps:
         raise RuntimeError(f"no operator was met in these roles: {', '.join(gaps)}")
 
