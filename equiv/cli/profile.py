@@ -144,6 +144,8 @@ def _lines(profiles: list[Profile], logdir: str) -> list[str]:
             lines.append(f"{one.form} deviates from matmul: {values} (relative to the largest element)")
     lines += [f"trace: {one.trace}" for one in profiles]
     lines.append(f"open: tensorboard --logdir {shlex.quote(logdir)}   or a trace at https://ui.perfetto.dev")
+    # It stays blank until Google's charts are loaded, which it does not say.
+    lines.append("      (the plugin's page PYTORCH_PROFILER needs the net for its charts)")
     if not all(one.scalars for one in profiles):
         lines.append(f"note: scalars were not written, and TensorBoard cannot be opened: {INSTALL}")
     return lines
