@@ -122,7 +122,6 @@ SCOPES = (
     # matmul: the same roles where the textbook has them
     Scope("equiv.matmul.heads:split_heads", "bank"),
     Scope("equiv.matmul.heads:split_qkv", "bank"),
-    Scope("equiv.matmul.heads:merge_heads", "second kernel"),
     Scope("equiv.matmul.heads:relative_position_bias", "bias"),
     Scope("equiv.matmul.heads:bias_sum", "bias"),
     Scope("equiv.matmul.activation:activate", "activation"),

@@ -26,7 +26,7 @@ class Part:
 
     Attributes:
         role: a key of :data:`equiv.profiling.roles.ROLES`; :data:`OTHER`: operators without a role (residual sums,
-            padding, concatenation); :data:`BETWEEN`: the rest of the step, when no operator ran (Python), or on a GPU
+            padding, heads laid side by side); :data:`BETWEEN`: the rest of the step, when no operator ran (Python), or on a GPU
             no kernel.
         forward: milliseconds, without those of other roles inside.
         backward: milliseconds of the gradients of what the role did.

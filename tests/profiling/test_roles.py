@@ -74,8 +74,27 @@ def test_every_entry_of_the_table_is_met_and_every_role_used() -> None:
     assert set(NEEDED) == {pair.name for pair in catalogue.PAIRS}
 
 
-def test_slices_of_a_pair_lie_side_by_side() -> None:
-    """As many slices as the formulas have parts, once per head-set and layer, in their order."""
+IN, OUT = ["static convolution", "bank"], ["static convolution"]
+PAIRED = ["first kernel", "activation", "second kernel"]
+MERGED = ["merged kernel", "kernel merging", "merged kernel"]  # first the queries are scaled
+
+
+@pytest.mark.parametrize(
+    ("operator", "expected"),
+    [
+        (matmul.GlobalAttention(8, 2), [*IN, *PAIRED, *OUT]),
+        (conv.GlobalAttention(8, 2, lowering="literal"), [*IN, "selection", *PAIRED, "selection", *OUT]),
+        (conv.GlobalAttention(8, 2, activation="scaling"), [*IN, "selection", *PAIRED, "selection", *OUT]),
+        (conv.GlobalAttention(8, 2), [*IN, "selection", "paired (fused)", "selection", *OUT]),
+        (matmul.LinearAttention(8, 2), [*IN, *MERGED, *OUT]),
+        # whose merged kernel is the work of the functions that are second kernels elsewhere
+        (conv.LinearAttention(8, 2, lowering="literal"), [*IN, "selection", *MERGED, "selection", *OUT]),
+        (conv.LinearAttention(8, 2), [*IN, "selection", *MERGED, "selection", *OUT]),
+    ],
+)
+def test_roles_come_in_the_order_of_the_formula(
+    operator: nn.Module, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     order: list[str] = []
 
     class Recorder(roles.Annotation):
@@ -83,17 +102,9 @@ def test_slices_of_a_pair_lie_side_by_side() -> None:
             order.append(role)
             return super()._slice(where, call, role)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(roles, "Annotation", Recorder)
-        hits(conv.GlobalAttention(8, 2, lowering="literal"), torch.randn(1, 5, 8))
-        literal = [role for role, _ in itertools.groupby(order)]
-        order.clear()
-        hits(matmul.LinearAttention(8, 2), torch.randn(1, 5, 8))
-        linear = [role for role, _ in itertools.groupby(order)]
-    parts = ["first kernel", "activation", "second kernel", "selection", "static convolution"]
-    assert literal == ["static convolution", "bank", "selection", *parts]
-    merging = ["static convolution", "bank", "merged kernel", "kernel merging", "merged kernel", "second kernel"]
-    assert linear == [*merging, "static convolution"]
+    monkeypatch.setattr(roles, "Annotation", Recorder)
+    hits(operator, torch.randn(1, 5, 8))
+    assert [role for role, _ in itertools.groupby(order)] == expected
 
 
 def test_nothing_is_left_behind() -> None:

@@ -50,7 +50,7 @@ def steps() -> list[Event]:
             at("aten::softmax", 515, 30, sequence_number=third + 1),
             at(ENGINE + "SoftmaxBackward0", 600, 70, sequence_number=third + 1),
             at("SoftmaxBackward0", 610, 50, sequence_number=third + 1),
-            at("aten::mul", 620, 10, sequence_number=99),  # of the backward pass, in spite of its number
+            at("aten::mul", 620, 10, sequence_number=second),  # of the backward pass, in spite of its number
             at(ENGINE + "AddBackward0", 700, 30, sequence_number=second),
             at(ENGINE + "IndexBackward0", 740, 60, sequence_number=first),
             at(ENGINE + "CatBackward0", 800, 40, sequence_number=third),
