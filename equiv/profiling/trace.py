@@ -26,8 +26,8 @@ class Part:
 
     Attributes:
         role: a key of :data:`equiv.profiling.roles.ROLES`; :data:`OTHER`: operators without a role (residual sums,
-            padding, heads laid side by side); :data:`BETWEEN`: the rest of the step, when no operator ran (Python), or on a GPU
-            no kernel.
+            padding, heads laid side by side); :data:`BETWEEN`: the rest of the step, when no operator ran (Python), or
+            on a GPU no kernel.
         forward: milliseconds, without those of other roles inside.
         backward: milliseconds of the gradients of what the role did.
         calls: slices of the role, in the forward pass; 0 for the last two.
