@@ -180,7 +180,7 @@ def create(name: str, form: str = "matmul", **options: Any) -> nn.Module:
     if name not in CONFIGS:
         raise ValueError(message("name", name, nearest(name, CONFIGS), "models.create"))
     config = CONFIGS[name]
-    known = _options(config.family)
+    known = options_of(config.family)
     for option in options:
         if option not in known:
             raise TypeError(message("option", option, nearest(option, known), f"models.create({name!r})"))
@@ -199,7 +199,7 @@ def nearest(word: str, known: Any) -> str:
     return f"{' or '.join(near)} (nearest)" if near else f"one of {', '.join(known)}"
 
 
-def _options(family: type) -> list[str]:
+def options_of(family: type) -> list[str]:
     """Keyword arguments of a class and of the classes that it hands its ``**options`` to."""
     found: list[str] = []
     for one in family.__mro__:

@@ -79,7 +79,7 @@ import sys
 from equiv.cli import main
 for arguments, status in (
     (["--help"], 0), (["--version"], 0), (["verify", "--help"], 0), (["table", "--help"], 0), (["frobnicate"], 2),
-    (["verify", "--input", "2"], 2), (["verify", "a:b", "--against", "a:c", "--input", "0"], 2), (["table", "3"], 2),
+    (["verify", "--input", "2"], 2), (["verify", "a:b", "--against", "a:c", "--input", "0"], 2), (["table", "4"], 2),
     (["verify", "--json", "no/such.json"], 2), (["verify", "--dtype", "int8"], 2), (["profile", "--help"], 0),
     (["profile"], 2), (["profile", "vit_tiny", "--steps", "0"], 2), (["profile", "vit_tiny", "--json", "no/such"], 2),
 ):

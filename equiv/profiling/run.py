@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.profiler import ProfilerActivity, profile, schedule
 
 from equiv import catalogue
@@ -23,7 +24,7 @@ from equiv.ladder.draws import derive, draw_weights
 from equiv.ladder.floating import DTYPES
 from equiv.ladder.tf32 import setting as tf32
 from equiv.models import CONFIGS, create
-from equiv.models.configs import nearest
+from equiv.models.configs import nearest, options_of
 from equiv.profiling.roles import annotate, missing
 from equiv.profiling.trace import Event, Summary, finish, summarise
 
@@ -47,7 +48,8 @@ class Target:
         dtype: a key of :data:`equiv.ladder.floating.DTYPES`.
         device: ``"cpu"`` or ``"cuda"``.
         backward: whether gradients are computed too: of all parameters, and of an operator's input.
-        seed: of weights and input, which are drawn as for ``equiv verify``.
+        seed: of weights and input, which are drawn as for ``equiv verify``; a model with BatchNorm has the weights that
+            it is made with.
     """
 
     name: str
@@ -77,20 +79,32 @@ class Target:
                 raise ValueError(message("image_size", self.image_size, "None for an operator", CALL))
 
     def build(self, form: str) -> nn.Module:
-        """The module in one form, with the drawn weights, in evaluation mode.
+        """The module in one form, in evaluation mode, with weights that are the same in all forms.
 
         Raises:
             TypeError: an option is not one of the model's.
             ValueError: an option is out of range.
         """
-        if self.name in CONFIGS:
-            more = {"lowering": self.lowering} if form == "conv" else {}
-            made = create(self.name, form=form, **({"image_size": self.image_size or 224} | self.options | more))
-        else:
-            pair = catalogue.find(self.name)
-            made = pair.build(form if form == "matmul" else self.lowering, pair.cases[0])
-        draw_weights(made, torch.Generator().manual_seed(derive(self.seed, "weights")))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(self.seed, "weights"))
+            made = self._make("matmul")
+        # Drawn weights hide nothing, but a deep network whose BatchNorms normalise with drawn statistics overflows.
+        if self.name not in CONFIGS or not any(isinstance(module, _NormBase) for module in made.modules()):
+            draw_weights(made, torch.Generator().manual_seed(derive(self.seed, "weights")))
+        if form != "matmul":
+            state = made.state_dict()
+            made = self._make(form)
+            made.load_state_dict(state)
         return made.to(self.device, DTYPES[self.dtype]).eval()
+
+    def _make(self, form: str) -> nn.Module:
+        if self.name not in CONFIGS:
+            pair = catalogue.find(self.name)
+            return pair.build(form if form == "matmul" else self.lowering, pair.cases[0])
+        more: dict[str, Any] = {"lowering": self.lowering} if form == "conv" else {}
+        if "image_size" in options_of(CONFIGS[self.name].family):  # the others take images of any size
+            more["image_size"] = self.image_size or 224
+        return create(self.name, form=form, **(self.options | more))
 
     def input(self) -> torch.Tensor:
         """Normal numbers."""

@@ -149,6 +149,18 @@ def test_fused_forward_only(tmp_path: Path) -> None:
     assert again.deviations == one.deviations
 
 
+@pytest.mark.parametrize("name", ["dwnet_tiny", "dconv_resnet18"])
+def test_networks_with_batchnorm_give_numbers_and_forms_share_their_weights(name: str) -> None:
+    """Depth matters here: with drawn statistics, twelve dynamic convolutions overflow."""
+    target = Target(name, image_size=32, dtype="float64", seed=5)
+    x = target.input()
+    with torch.no_grad():
+        textbook, convolution = (target.build(form)(x) for form in run.FORMS)
+    assert torch.isfinite(textbook).all()
+    assert textbook.std() > 1e-3
+    assert (textbook - convolution).abs().max() <= 1e-12 * textbook.abs().max()
+
+
 def test_a_wrong_form_deviates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("equiv.conv.apply.logit_scale", lambda activation, dim: 1 / dim)
     (one,) = measure(Target("GlobalAttention", dtype="float64"), tmp_path, ("conv",), steps=1)

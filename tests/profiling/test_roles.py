@@ -16,6 +16,9 @@ from equiv.profiling.roles import MODULES, NEEDED, ROLES, SCOPES, annotate, miss
 VIT: dict[str, Any] = {"image_size": 32, "dim": 12, "depth": 1, "heads": 2, "classes": 3}
 SWIN: dict[str, Any] = {"dim": 6, "depths": (2,), "heads": (2,), "window": 4, "classes": 3}
 
+DWNET: dict[str, Any] = {"dim": 6, "depths": (1, 1), "kernel_size": 3, "classes": 3}
+RESNET: dict[str, Any] = {"depths": (1,), "width": 4, "classes": 3}
+
 
 def subjects() -> list[tuple[str, str, nn.Module, torch.Tensor]]:
     """Name, form, module and input: every case of the catalogue, and small models, in all forms."""
@@ -28,10 +31,11 @@ def subjects() -> list[tuple[str, str, nn.Module, torch.Tensor]]:
     einsum = matmul.LinearWindowAttention(8, 2, window=3, shift=1, masking="einsum")
     found.append(("masking-einsum", "matmul", einsum, torch.randn(1, 8, 5, 7)))
     found.append(("normed", "conv", nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)), torch.randn(2, 3, 4, 4)))
-    for family, options in (("vit_tiny", VIT), ("swin_tiny", SWIN)):
+    small = {"vit_tiny": VIT, "swin_tiny": SWIN, "dwnet_tiny": DWNET, "dconv_resnet50": RESNET}
+    for family, options in small.items():
         for form in ("matmul", "conv"):
             model = create(family, form=form, **options)
-            found.append((f"{family}-{form}", form, model, torch.randn(1, 3, 32, 32)))
+            found.append((f"{family}-{form}", form, model.eval(), torch.randn(1, 3, 32, 32)))
     return found
 
 
