@@ -128,8 +128,8 @@ class Profile:
         folder: the run's, with its trace.
         trace: the file.
         seconds: of each step, without the profiler.
-        deviations: from the matmul form, ``"output"`` and ``"gradients"``, relative to the largest element; empty for
-            the matmul form itself.
+        deviations: from the matmul form, ``"output"`` and ``"gradients"``, relative to the largest element of the
+            output, and of all gradients; empty for the matmul form itself.
         summary: by role.
         scalars: whether they were written, for which TensorBoard must be installed.
     """
@@ -214,15 +214,16 @@ def _results(model: nn.Module, x: torch.Tensor, backward: bool) -> list[torch.Te
 
 
 def _deviations(results: list[torch.Tensor], reference: list[torch.Tensor]) -> dict[str, float]:
-    each = []
-    for ours, theirs in zip(results, reference, strict=True):
-        wide = theirs.double()
-        size = wide.abs().max().item()
-        difference = (ours.double() - wide).abs().max().item()
-        each.append(difference / size if size else difference)
-    found = {"output": each[0]}
-    # max() would drop a NaN
-    return found | ({"gradients": torch.tensor(each[1:]).max().item()} if len(each) > 1 else {})
+    """Of the output, and of all gradients together: some are zero up to rounding, and have no size of their own."""
+    found = {"output": _deviation(results[:1], reference[:1])}
+    return found | ({"gradients": _deviation(results[1:], reference[1:])} if len(results) > 1 else {})
+
+
+def _deviation(results: list[torch.Tensor], reference: list[torch.Tensor]) -> float:
+    pairs = list(zip(results, reference, strict=True))
+    differences = torch.stack([(ours.double() - theirs.double()).abs().max() for ours, theirs in pairs])
+    size = torch.stack([theirs.double().abs().max() for _, theirs in pairs]).max()
+    return float(differences.max() / size) if size else float(differences.max())
 
 
 def _time(model: nn.Module, x: torch.Tensor, backward: bool) -> float:
