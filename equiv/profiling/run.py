@@ -204,7 +204,8 @@ def _step(model: nn.Module, x: torch.Tensor, backward: bool) -> tuple[torch.Tens
     y = model(x)
     cotangent = torch.ones_like(y).flatten()
     cotangent[1::2] = -0.5
-    wanted = [x] * x.requires_grad + list(model.parameters())
+    # By name: the forms do not register their parameters in one order.
+    wanted = [x] * x.requires_grad + [parameter for _, parameter in sorted(model.named_parameters())]
     gradients = torch.autograd.grad(y, wanted, cotangent.view_as(y), materialize_grads=True)
     return (y, *gradients)
 
