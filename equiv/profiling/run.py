@@ -49,7 +49,7 @@ class Target:
         device: ``"cpu"`` or ``"cuda"``.
         backward: whether gradients are computed too: of all parameters, and of an operator's input.
         seed: of weights and input, which are drawn as for ``equiv verify``; a model with BatchNorm has the weights that
-            it is made with.
+            it is made with, but for drawn biases of those.
     """
 
     name: str
@@ -88,6 +88,9 @@ class Target:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(self.seed, "weights"))
             made = self._make("matmul")
+            for module in made.modules():
+                if isinstance(module, _NormBase):  # else ReLUs stand at 0, where rounding chooses the gradient
+                    nn.init.normal_(module.bias, std=0.1)
         # Drawn weights hide nothing, but a deep network whose BatchNorms normalise with drawn statistics overflows.
         if self.name not in CONFIGS or not any(isinstance(module, _NormBase) for module in made.modules()):
             draw_weights(made, torch.Generator().manual_seed(derive(self.seed, "weights")))
