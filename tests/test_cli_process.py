@@ -82,6 +82,8 @@ for arguments, status in (
     (["verify", "--input", "2"], 2), (["verify", "a:b", "--against", "a:c", "--input", "0"], 2), (["table", "4"], 2),
     (["verify", "--json", "no/such.json"], 2), (["verify", "--dtype", "int8"], 2),
     (["train", "--help"], 0), (["train", "parity", "--help"], 0), (["train", "parity", "--plot", "x.pdf"], 2),
+    (["verify", "--json", "no/such.json"], 2), (["verify", "--dtype", "int8"], 2), (["profile", "--help"], 0),
+    (["profile"], 2), (["profile", "vit_tiny", "--steps", "0"], 2), (["profile", "vit_tiny", "--json", "no/such"], 2),
 ):
     try:
         main(arguments)

@@ -59,7 +59,9 @@ ALLOWED = {
         "equiv.training",
         "equiv.convergence",
         "equiv.curves",
+        "equiv.profiling",
     },
+    "equiv.profiling": {"equiv.errors", "equiv.conv", "equiv.catalogue", "equiv.ladder", "equiv.models"},
 }
 
 
