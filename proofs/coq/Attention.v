@@ -1,5 +1,5 @@
 (* Families 2 and 3: attention is a pair of dynamic 1x1 convolutions around an activation along the kernel axis. *)
-Require Import Basics Facts.
+Require Import Common Facts.
 Set Implicit Arguments.
 Unset Strict Implicit.
 Unset Printing Implicit Defensive.

@@ -1,5 +1,5 @@
 (* Family 7: depth-wise self-attention is a depth-wise 1x1 convolution with the average kernel (Eq. 5). *)
-Require Import Basics Facts Window.
+Require Import Common Facts Window.
 Set Implicit Arguments.
 Unset Strict Implicit.
 Unset Printing Implicit Defensive.

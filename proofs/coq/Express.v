@@ -2,7 +2,7 @@
 
    Indices count from the corner of the padded image, so they are natural numbers. Head s reads at offset s, counted
    from the first head's; e stands for exp, as in Softmax.v. *)
-Require Import Basics Softmax.
+Require Import Common Softmax.
 From mathcomp Require Import order ssrnum.
 Set Implicit Arguments.
 Unset Strict Implicit.

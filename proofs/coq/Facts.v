@@ -2,7 +2,7 @@
 
    Bijections of indices: channels of heads and taps of a kernel (cat), windows and the places in them (swin_tok);
    division with remainder. The fact Limit is about the reals: see Express.v. Equivariant: Softmax.v. *)
-Require Import Basics.
+Require Import Common.
 From mathcomp Require Import order ssrnum ssrint intdiv.
 Set Implicit Arguments.
 Unset Strict Implicit.

@@ -1,7 +1,7 @@
 (* Family 9: D-DW-Conv and involution: generated kernels, applied as unfold, multiply and sum.
 
    read y (u, v) is the pixel that tap (u, v) reads at location y; tap (u, v) is number u*T + v. *)
-Require Import Basics Facts.
+Require Import Common Facts.
 Set Implicit Arguments.
 Unset Strict Implicit.
 Unset Printing Implicit Defensive.

@@ -1,5 +1,5 @@
 (* Family 1: a linear layer on tokens is a static 1x1 convolution on the feature map. *)
-Require Import Basics.
+Require Import Common.
 Set Implicit Arguments.
 Unset Strict Implicit.
 Unset Printing Implicit Defensive.

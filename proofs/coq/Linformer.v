@@ -1,5 +1,5 @@
 (* Family 5: Linformer mixes kernels before it convolves; with a bias, the order of mixing and projecting matters. *)
-Require Import Basics.
+Require Import Common.
 Set Implicit Arguments.
 Unset Strict Implicit.
 Unset Printing Implicit Defensive.

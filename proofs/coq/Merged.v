@@ -1,5 +1,5 @@
 (* Family 6: without an activation the pair of convolutions is one, with the merged kernel (Fig. 5, Eq. 4). *)
-Require Import Basics.
+Require Import Common.
 Set Implicit Arguments.
 Unset Strict Implicit.
 Unset Printing Implicit Defensive.

@@ -2,7 +2,7 @@
 
    read y (u, v) is the pixel that tap (u, v) reads at location y: any map, such as rows and columns
    stride*y + dilation*u - padding of an image that is 0 outside. *)
-Require Import Basics Facts.
+Require Import Common Facts.
 Set Implicit Arguments.
 Unset Strict Implicit.
 Unset Printing Implicit Defensive.

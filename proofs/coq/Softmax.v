@@ -2,7 +2,7 @@
 
    e stands for exp: any map of a field to itself with e (x + y) = e x * e y, which is all that is used.
    In MathComp x / 0 = 0; where a denominator must not be 0 the theorem says so. *)
-Require Import Basics Attention.
+Require Import Common Attention.
 Set Implicit Arguments.
 Unset Strict Implicit.
 Unset Printing Implicit Defensive.

@@ -2,7 +2,7 @@
 
    tok (b, i) is token i of window b after roll and partition, (win n, pos n) the way back: any bijection. That Swin's
    own is one, in two dimensions and for every shift, is proved in Facts.v (swin_tokK, swin_placeK). *)
-Require Import Basics Facts Softmax.
+Require Import Common Facts Softmax.
 Set Implicit Arguments.
 Unset Strict Implicit.
 Unset Printing Implicit Defensive.
