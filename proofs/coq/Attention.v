@@ -52,7 +52,8 @@ Hypothesis phi_by_values : by_values phi.
 
 (* The channels of head g, and heads side by side: channel c of head g is channel g*d + c, as in every program. *)
 Definition head_of (Y : 'M[R]_(N, h * d)) (g : 'I_h) : 'M[R]_(N, d) := \matrix_(n, c) Y n (cat (g, c)).
-Definition side_by_side (Y : 'I_h -> 'M[R]_(N, d)) : 'M[R]_(N, h * d) := \matrix_(n, D) Y (its_head D) n (its_channel D).
+Definition side_by_side (Y : 'I_h -> 'M[R]_(N, d)) : 'M[R]_(N, h * d) :=
+  \matrix_(n, D) Y (its_head D) n (its_channel D).
 
 Definition block (X : 'M_(N, C)) (Wq Wk Wv : 'M_(C, h * d)) (bq bk bv : 'rV_(h * d)) (Rel : 'I_h -> 'M[R]_N)
     (Wo : 'M_(h * d, O)) (bo : 'rV_O) : 'M[R]_(N, O) :=

@@ -13,11 +13,13 @@ Import GRing.Theory.
 Local Open Scope ring_scope.
 
 (* A 1x1 convolution: at every location by itself, a sum over the input channels. *)
-Definition conv1x1 (R : ringType) (L O : Type) (C : finType) (x : L -> C -> R) (kernel : L -> C -> O -> R) : L -> O -> R :=
+Definition conv1x1 (R : ringType) (L O : Type) (C : finType) (x : L -> C -> R) (kernel : L -> C -> O -> R) :
+    L -> O -> R :=
   fun n o => \sum_c x n c * kernel n c o.
 
 (* A static one: every location has the same kernel, and there is a bias. *)
-Definition static (R : ringType) (L O : Type) (C : finType) (W : C -> O -> R) (b : O -> R) (x : L -> C -> R) : L -> O -> R :=
+Definition static (R : ringType) (L O : Type) (C : finType) (W : C -> O -> R) (b : O -> R) (x : L -> C -> R) :
+    L -> O -> R :=
   fun n o => conv1x1 x (fun _ => W) n o + b o.
 
 (* An activation is any map of vectors to vectors that depends on the vector's values only, as every program does. *)
@@ -28,7 +30,8 @@ Definition rowwise (R : Type) (N M : nat) (phi : ('I_M -> R) -> 'I_M -> R) (S : 
   \matrix_(n, m) phi (fun j => S n j) m.
 
 (* A linear layer: the same bias in every row. *)
-Definition linear_layer (R : ringType) (N C O : nat) (X : 'M[R]_(N, C)) (W : 'M[R]_(C, O)) (b : 'rV[R]_O) : 'M[R]_(N, O) :=
+Definition linear_layer (R : ringType) (N C O : nat) (X : 'M[R]_(N, C)) (W : 'M[R]_(C, O)) (b : 'rV[R]_O) :
+    'M[R]_(N, O) :=
   X *m W + \matrix_(n < N) b.
 
 (* phi treats all places of a vector alike. *)

@@ -1,6 +1,6 @@
-(* Family 11: multi-head attention expresses every K x K convolution, K = 2r+1: exactly on patches, in a limit on pixels.
+(* Family 11: multi-head attention expresses every K x K convolution: exactly on patches, in a limit on pixels.
 
-   Indices count from the corner of the padded image, so they are natural numbers. Head s reads at offset s, counted
+   K = 2r+1. Indices count from the corner of the padded image, so they are natural numbers. Head s reads at offset s, counted
    from the first head's; e stands for exp, as in Softmax.v. *)
 Require Import Common Softmax.
 From mathcomp Require Import order ssrnum.
@@ -61,10 +61,13 @@ Definition head_weight (s : 'I_S * 'I_S) (f : 'I_P * 'I_P * C) (p : 'I_P * 'I_P)
                                               *+ (p.2 + t.2 + off == s.2 * P + f.1.2)%N.
 
 Lemma shuffle (A1 A2 B1 B2 D : finType) (g : A1 -> A2 -> B1 -> B2 -> D -> F) :
-  \sum_(s : A1 * A2) \sum_(f : B1 * B2 * D) g s.1 s.2 f.1.1 f.1.2 f.2 = \sum_c \sum_a1 \sum_b1 \sum_a2 \sum_b2 g a1 a2 b1 b2 c.
+  \sum_(s : A1 * A2) \sum_(f : B1 * B2 * D) g s.1 s.2 f.1.1 f.1.2 f.2 =
+  \sum_c \sum_a1 \sum_b1 \sum_a2 \sum_b2 g a1 a2 b1 b2 c.
 Proof.
-rewrite !pair_bigA /= (reindex (fun z : D * A1 * B1 * A2 * B2 => ((z.1.1.1.2, z.1.2), ((z.1.1.2, z.2), z.1.1.1.1)))) //=.
-by exists (fun y : (A1 * A2) * (B1 * B2 * D) => (y.2.2, y.1.1, y.2.1.1, y.1.2, y.2.1.2)) => [[[[[? ?] ?] ?] ?]|[[? ?] [[? ?] ?]]].
+pose there (z : D * A1 * B1 * A2 * B2) := ((z.1.1.1.2, z.1.2), ((z.1.1.2, z.2), z.1.1.1.1)).
+pose back (y : (A1 * A2) * (B1 * B2 * D)) := (y.2.2, y.1.1, y.2.1.1, y.1.2, y.2.1.2).
+rewrite !pair_bigA /= (reindex there) //=.
+by exists back => [[[[[? ?] ?] ?] ?]|[[? ?] [[? ?] ?]]].
 Qed.
 
 (* 11b. Attention over P x P patches with (2M+1)^2 one-hot heads is the convolution of the pixels, if M*P >= r.

@@ -2,8 +2,8 @@
 
    A derivative is the coefficient of 'X of what a form computes from arrays of polynomials A + dA 'X: forms are made of
    sums and products, which polynomials have, too, so that the sum and product rules are those of polynomials. Of phi it
-   is assumed that to first order phi (z + dz 'X) = phi z + J z dz 'X (the chain rule); for every phi and J there is such
-   a map of polynomials (lift_exists). That J is the Jacobian of phi over the reals is not a matter of these theorems.
+   is assumed that to first order phi (z + dz 'X) = phi z + J z dz 'X (the chain rule); for every phi and J there is
+   such a map of polynomials (lift_exists). That J is the Jacobian of phi over the reals is not a matter of these theorems.
    The gradient by an array is what its direction dA is multiplied by. *)
 Require Import Common Attention.
 Set Implicit Arguments.

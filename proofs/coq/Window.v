@@ -49,7 +49,8 @@ Qed.
 (* 4c. Without softmax, excluding a kernel is multiplying its activated logit (rho of it) by 0. *)
 Theorem window_elementwise (Label : eqType) (region : Token -> Label) (rho : R -> R) n c :
   \sum_m ((win m == win n) && (region m == region n))%:R * rho (s * \sum_e q n e * k m e) * v m c =
-  \sum_j (region (tok (win n, j)) == region n)%:R * rho (s * \sum_e q n e * k (tok (win n, j)) e) * v (tok (win n, j)) c.
+  \sum_j (region (tok (win n, j)) == region n)%:R * rho (s * \sum_e q n e * k (tok (win n, j)) e)
+         * v (tok (win n, j)) c.
 Proof.
 have keep (P : pred Token) f : (P f)%:R * rho (s * \sum_e q n e * k f e) * v f c =
     if P f then rho (s * \sum_e q n e * k f e) * v f c else 0.
