@@ -19,8 +19,8 @@ from equiv.symbolic import FAMILIES
 from equiv.symbolic.facts import AtLeast, Bijection
 from equiv.symbolic.sources import FACTS, THEOREMS
 from tests.symbolic.coq import harness
-from tests.symbolic.coq.harness import CLOSED, CoqError, Mutant
-from tests.symbolic.coq.mutants import MUTANTS
+from tests.symbolic.coq.harness import CLOSED, CoqError
+from tests.symbolic.coq.mutants import MUTANTS, Mutant
 
 HERE = Path(__file__).parent / "coq"
 LISTED = sorted({name for names in (*THEOREMS.values(), *FACTS.values()) for name in names})
