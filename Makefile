@@ -2,7 +2,7 @@
 # ARGS=… is passed on: make test ARGS='-k window', make verify ARGS='--json out.json'.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup verify test lint format constraints clean
+.PHONY: help setup verify test notebooks lint format constraints clean
 unexport PYTHONPATH PYTHONHOME
 
 help:            ## this list
@@ -16,6 +16,9 @@ verify: setup    ## the main job: compare every pair of forms, and third-party m
 
 test: setup      ## all tests; one thread for each of as many processes as there are cores
 	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto $(ARGS)
+
+notebooks: setup ## execute the scripts in proofs/ and write their notebooks anew
+	@.venv/bin/python proofs/build.py $(ARGS)
 
 lint: setup      ## ruff and mypy
 	.venv/bin/ruff check .

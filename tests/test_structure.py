@@ -60,6 +60,7 @@ ALLOWED = {
         "equiv.convergence",
         "equiv.curves",
         "equiv.profiling",
+        "equiv.symbolic",
     },
     "equiv.profiling": {"equiv.errors", "equiv.conv", "equiv.catalogue", "equiv.ladder", "equiv.models"},
 }

@@ -10,6 +10,7 @@ import click
 from equiv import __version__
 from equiv.cli.output import EXIT
 from equiv.cli.profile import profile
+from equiv.cli.proofs import proofs
 from equiv.cli.table import models, table
 from equiv.cli.train import train
 from equiv.cli.verify import verify
@@ -37,5 +38,5 @@ def main() -> None:
     """Do these two PyTorch modules compute the same function? Answers with evidence."""
 
 
-for command in (verify, table, models, train, profile):
+for command in (verify, table, models, train, profile, proofs):
     main.add_command(command)

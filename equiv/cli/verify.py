@@ -14,6 +14,7 @@ import click
 
 from equiv import __version__
 from equiv.cli.output import EXIT, STYLES, new_console, new_table, print_table, writable, write_json
+from equiv.cli.proofs import verify_symbolic
 from equiv.errors import message
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from equiv.ladder.evidence import Evidence, Verdict
     from equiv.verify import Job
 
+RUNGS = ("float", "symbolic")
 DTYPES = ("float64", "float32", "bfloat16", "float16")  # of equiv.ladder.floating, which imports torch
 
 
@@ -61,6 +63,9 @@ def _size(ctx: click.Context, _: click.Parameter, text: str | None) -> tuple[int
 @click.option("--image-size", callback=_size, metavar="HxW", help="Of the picture.  [default: 224x224]")
 @click.option("--dtype", "dtypes", type=click.Choice(DTYPES), multiple=True, help="Repeatable.  [default: all]")
 @click.option("--device", "on", type=click.Choice(("cpu", "cuda", "mps")), multiple=True, help="[default: all present]")
+@click.option(
+    "--rung", type=click.Choice(RUNGS), default=RUNGS[0], help="symbolic: proofs for all sizes.  [default: float]"
+)
 @click.option("--forward-only", is_flag=True, help="Compare outputs, not gradients.")
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Of all random draws.  [default: drawn]")
 @click.option("--json", "output", metavar="FILE", callback=writable, help="Also write all evidence; - is stdout.")
@@ -76,6 +81,7 @@ def verify(
     image_size: tuple[int, int] | None,
     dtypes: tuple[str, ...],
     on: tuple[str, ...],
+    rung: str,
     forward_only: bool,
     seed: int | None,
     output: str | None,
@@ -96,8 +102,16 @@ def verify(
 
     Deviation and tolerance are relative to the size of the float64 result, for the tensor nearest to its tolerance.
 
+    With --rung symbolic: the identities behind the operators, proved for every size, as in equiv proofs.
+
     Exit status: 0 all EQUAL, 1 something DIFFERENT, 2 otherwise (UNKNOWN, or wrong usage).
     """
+    if rung == "symbolic":
+        if against or shapes or weights or image or image_size or dtypes or on or forward_only or seed is not None:
+            raise click.UsageError(
+                "--rung symbolic takes the names of operators, --json and --quiet, nothing else", ctx
+            )
+        return verify_symbolic(ctx, pairs, output, quiet)
     if against is None and (any(":" in name for name in pairs) or shapes or weights == "own"):
         raise click.UsageError("your own modules need PAIR, --against and at least one --input", ctx)
     if against is None and weights not in (None, "random", "own") and not os.path.isfile(weights):

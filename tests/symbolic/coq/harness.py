@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -38,10 +39,12 @@ def missing(environment: Mapping[str, str] = os.environ) -> str:
     coqc = shutil.which("coqc", path=environment.get("PATH"))
     if coqc is None or shutil.which("coqtop", path=environment.get("PATH")) is None:
         return "there is no coqc (Debian 12: apt-get install coq libcoq-mathcomp-algebra)"
-    version = _run([coqc, "--print-version"], Path.cwd()).split()
+    with tempfile.TemporaryDirectory() as folder:
+        version = _run([coqc, "--print-version"], Path(folder)).split()
+        library = _run([coqc, "-where"], Path(folder)).strip()
     if not version or not re.fullmatch(rf"{re.escape(VERSION)}(\.\d+)*", version[0]):
         return f"coqc is of version {version[0] if version else '?'}, the theorems are written for {VERSION}"
-    where = Path(_run([coqc, "-where"], Path.cwd()).strip()) / "user-contrib" / "mathcomp"
+    where = Path(library) / "user-contrib" / "mathcomp"
     if not (where / "algebra" / "intdiv.vo").exists():
         return f"MathComp is not in {where} (Debian 12: apt-get install libcoq-mathcomp-algebra)"
     return ""
