@@ -1,4 +1,4 @@
-"""``equiv proofs`` and ``equiv verify --rung symbolic``: rows, verdicts, exit statuses; the table in proofs/README.md."""
+"""``equiv proofs``, ``equiv verify --rung symbolic``: rows, verdicts, exit statuses; the table of proofs/README.md."""
 
 from __future__ import annotations
 
