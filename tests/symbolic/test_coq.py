@@ -99,6 +99,17 @@ def test_theorems_hold_without_axioms_and_say_what_they_should(built):
     harness.compiled(built, "Statements")
 
 
+def test_wrong_statements_are_refuted(built):
+    """Some mutants are not only refused but proved to be false."""
+    text = (HERE / "Refuted.v").read_text(encoding="utf-8")
+    lemmas = re.findall(r"^Lemma (\w+) : ~ forall", harness.code(text), re.MULTILINE)
+    assert len(lemmas) >= 10
+    (built / "Refuted.v").write_text(text, encoding="utf-8")
+    harness.compiled(built, "Refuted")
+    names = [f"Refuted.{name}" for name in lemmas]
+    assert harness.assumptions(built, names) == dict.fromkeys(names, CLOSED)
+
+
 def test_mutants_are_refused(built):
     by_file = collections.defaultdict(list)
     for mutant in MUTANTS:

@@ -87,10 +87,12 @@ Section Windows.
 Variables (Token Win Place : finType) (tok : Win * Place -> Token) (place : Token -> Win * Place).
 Hypotheses (tokK : cancel tok place) (placeK : cancel place tok).
 
-Lemma s4a (R : comRingType) d (s : R) (phi : (Place -> R) -> Place -> R) (q k v : Token -> 'I_d -> R) Rel Penalty n c :
+Lemma s4a (R : comRingType) d (s : R) (phi : (Place -> R) -> Place -> R) (q k v : Token -> 'I_d -> R)
+    Rel Penalty n c :
   values phi ->
   let b := (place n).1 in let i := (place n).2 in
-  \sum_j phi (fun j' => s * (\sum_e q (tok (b, i)) e * k (tok (b, j')) e) + Rel i j' + Penalty b i j') j * v (tok (b, j)) c =
+  \sum_j phi (fun j' => s * (\sum_e q (tok (b, i)) e * k (tok (b, j')) e) + Rel i j' + Penalty b i j') j
+         * v (tok (b, j)) c =
   \sum_j phi (fun j' => \sum_e q n e * (s * k (tok (b, j')) e) + Rel i j' + Penalty b i j') j * v (tok (b, j)) c.
 Proof. by move=> ext; exact (Window.window_is_selection placeK s ext q k v Rel Penalty n c). Qed.
 
@@ -105,7 +107,8 @@ move=> keep own score; have := Window.window_softmax e region q k v n c tokK pla
 by rewrite /= !Softmax.masked_is_selected.
 Qed.
 
-Lemma s4c (R : comRingType) d (s : R) (Label : eqType) (region : Token -> Label) (rho : R -> R) (q k v : Token -> 'I_d -> R) n c :
+Lemma s4c (R : comRingType) d (s : R) (Label : eqType) (region : Token -> Label) (rho : R -> R)
+    (q k v : Token -> 'I_d -> R) n c :
   let own j := tok ((place n).1, j) in let score m := rho (s * \sum_e q n e * k m e) in
   \sum_m (((place m).1 == (place n).1) && (region m == region n))%:R * score m * v m c =
   \sum_j (region (own j) == region n)%:R * score (own j) * v (own j) c.
@@ -119,13 +122,15 @@ Lemma s7c (F : fieldType) d (Label : eqType) (region : Token -> Label) (q k : To
 Proof. exact (Depthwise.depthwise_in_window region q k n c tokK placeK). Qed.
 End Windows.
 
-Lemma s5a (R : comRingType) N M d (s : R) (phi : ('I_M -> R) -> 'I_M -> R) (Q K V : 'M[R]_(N, d)) (E F : 'M_(M, N)) n k :
+Lemma s5a (R : comRingType) N M d (s : R) (phi : ('I_M -> R) -> 'I_M -> R) (Q K V : 'M[R]_(N, d))
+    (E F : 'M_(M, N)) n k :
   values phi ->
   ((\matrix_(n, p) phi (fun j => (s *: (Q *m (E *m K)^T)) n j) p) *m (F *m V)) n k =
   \sum_p phi (fun p => \sum_a Q n a * (s * \sum_m E p m * K m a)) p * (\sum_m F p m * V m k).
 Proof. by move=> ext; apply: (Linformer.linformer_is_soft_selection s ext). Qed.
 
-Lemma s5b (R : comRingType) N M d (s : R) (phi : ('I_M -> R) -> 'I_M -> R) (Q K V : 'M[R]_(N, d)) (E F : 'M_(M, N)) n k :
+Lemma s5b (R : comRingType) N M d (s : R) (phi : ('I_M -> R) -> 'I_M -> R) (Q K V : 'M[R]_(N, d))
+    (E F : 'M_(M, N)) n k :
   values phi ->
   ((\matrix_(n, p) phi (fun j => (s *: (Q *m K^T) *m E^T) n j) p) *m (F *m V)) n k =
   \sum_p phi (fun p => \sum_a Q n a * (s * \sum_m E p m * K m a)) p * (\sum_m F p m * V m k).
@@ -149,7 +154,8 @@ Lemma s6b (R : comRingType) N d (s : R) (Q K V : 'M[R]_(N, d)) (Bias : 'M_N) n k
   ((s *: (Q *m K^T) + Bias) *m V) n k = \sum_a Q n a * (s * \sum_m K m a * V m k) + \sum_m Bias n m * V m k.
 Proof. exact: Merged.merged_with_bias. Qed.
 
-Lemma s6c (R : comRingType) d (s : R) (Token Place : finType) (q k v : Token -> 'I_d -> R) (token : Token -> Place -> Token) n c :
+Lemma s6c (R : comRingType) d (s : R) (Token Place : finType) (q k v : Token -> 'I_d -> R)
+    (token : Token -> Place -> Token) n c :
   \sum_j s * (\sum_a q n a * k (token n j) a) * v (token n j) c =
   \sum_a q n a * (s * \sum_j k (token n j) a * v (token n j) c).
 Proof. exact (Merged.merged_in_window s q k v token n c). Qed.
@@ -175,7 +181,8 @@ Lemma s8b (R : comRingType) (Loc Pixel : Type) T C O L (read : Loc -> 'I_T * 'I_
   let index (i : 'I_(C * (T * T))) := (Facts.its_head i,
     (Facts.its_head (Facts.its_channel i), Facts.its_channel (Facts.its_channel i))) in
   \sum_c \sum_u \sum_v kernel o c (u, v) * image c (read (at_ y) (u, v)) =
-  ((\matrix_(o, i) kernel o (index i).1 (index i).2) *m (\matrix_(i, y) image (index i).1 (read (at_ y) (index i).2))) o y.
+  ((\matrix_(o, i) kernel o (index i).1 (index i).2) *m
+   (\matrix_(i, y) image (index i).1 (read (at_ y) (index i).2))) o y.
 Proof. exact (Mixture.convolution_is_unfolded_product read image at_ kernel y o). Qed.
 
 Lemma s9a (R : comRingType) (Loc Pixel : Type) T (D : finType) (read : Loc -> 'I_T * 'I_T -> Pixel)
@@ -210,14 +217,16 @@ Lemma s10_mask (I : finType) (keep : pred I) (x v : I -> F) :
   \sum_i (if keep i then e (x i) else 0) / (\sum_j if keep j then e (x j) else 0) * v i =
   \sum_(i | keep i) e (x i) / (\sum_(j | keep j) e (x j)) * v i.
 Proof.
-rewrite -Softmax.masked_is_selected; have E i : (if keep i then e (x i) else 0) = Softmax.ebar e (Softmax.masked keep x i).
+rewrite -Softmax.masked_is_selected.
+have E i : (if keep i then e (x i) else 0) = Softmax.ebar e (Softmax.masked keep x i).
   by rewrite /Softmax.masked; case: (keep i).
 by apply: eq_bigr => i _; rewrite E (eq_bigr _ (fun j _ => E j)).
 Qed.
 End Exp.
 
 Lemma s10_equivariant (F : fieldType) (e : F -> F) (I : finType) (s : {perm I}) (x : I -> F) i (rho : F -> F) :
-  e (x (s i)) / (\sum_j e (x (s j))) = e (x (s i)) / (\sum_j e (x j)) /\ Common.equivariant (fun (y : I -> F) i => rho (y i)).
+  e (x (s i)) / (\sum_j e (x (s j))) = e (x (s i)) / (\sum_j e (x j)) /\
+  Common.equivariant (fun (y : I -> F) i => rho (y i)).
 Proof. by split; [apply: (Softmax.softmax_is_equivariant e) | apply: Softmax.elementwise_equivariant]. Qed.
 
 Lemma s10d (R : comRingType) N d (s : R) (phi : ('I_N -> R) -> 'I_N -> R) (p : 'S_N) (Q K V : 'M[R]_(N, d)) n k :
@@ -287,11 +296,14 @@ Let dlogit n m := \sum_p J (logit n) p m * (\sum_a G n a * V p a).
 
 Lemma s12_same q k v : conv q k v = matmul q k v.
 Proof. exact: (Gradient.losses_agree s Phiext). Qed.
-Lemma s12a dV : (matmul (moved Q 0) (moved K 0) (moved V dV))`_1 = \sum_m \sum_a dV m a * (\sum_n phi (logit n) m * G n a).
+Lemma s12a dV :
+  (matmul (moved Q 0) (moved K 0) (moved V dV))`_1 = \sum_m \sum_a dV m a * (\sum_n phi (logit n) m * G n a).
 Proof. exact: (Gradient.gradient_by_values s ext Jext first_order). Qed.
-Lemma s12b dK : (matmul (moved Q 0) (moved K dK) (moved V 0))`_1 = \sum_m \sum_a dK m a * (s * \sum_n dlogit n m * Q n a).
+Lemma s12b dK :
+  (matmul (moved Q 0) (moved K dK) (moved V 0))`_1 = \sum_m \sum_a dK m a * (s * \sum_n dlogit n m * Q n a).
 Proof. exact: (Gradient.gradient_by_keys s ext Jext first_order). Qed.
-Lemma s12c dQ : (matmul (moved Q dQ) (moved K 0) (moved V 0))`_1 = \sum_n \sum_a dQ n a * (s * \sum_m dlogit n m * K m a).
+Lemma s12c dQ :
+  (matmul (moved Q dQ) (moved K 0) (moved V 0))`_1 = \sum_n \sum_a dQ n a * (s * \sum_m dlogit n m * K m a).
 Proof. exact: (Gradient.gradient_by_queries s ext Jext first_order). Qed.
 End Gradients.
 
