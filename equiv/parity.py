@@ -1,9 +1,9 @@
 """Whole models on a picture: both forms against each other, and against the same model of three libraries.
 
-All networks get the same weights and the same two images, the picture and its mirror image, and run in evaluation mode:
-the output of every block, the logits, and the gradients of one training loss (cross-entropy with drawn labels) by all
-parameters. A candidate may deviate from the reference's float64 run by what :mod:`equiv.ladder.rule` allows, measured
-by the reference in the same dtype.
+All networks get the same weights and the same two images, the picture and its mirror image. Compared are the output of
+every block and the logits, in evaluation mode, and one loss (cross-entropy with drawn labels) and its gradients by all
+parameters, in training mode; networks with BatchNorm stay in evaluation mode. A candidate may deviate from the
+reference's float64 run by what :mod:`equiv.ladder.rule` allows, measured by the reference in the same dtype.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from equiv import libraries, picture
+from equiv import libraries, models, picture
 from equiv.ladder.draws import derive
 from equiv.ladder.evidence import Evidence, Verdict, combine
 from equiv.ladder.rule import DECISIVE, Deviation, Different, Norms, Tensors, Unknown, deviations
@@ -61,7 +61,10 @@ def check_model(
     """
     start = time.perf_counter()
     claim = f"{name}: the conv form and the same model of the libraries equal the matmul form"
-    what = "blocks, logits" + ", all gradients of a training loss" * gradients
+    what = "blocks and logits in evaluation mode"
+    if gradients:
+        mode = "evaluation" if _has_batch_norm(models.create(name, device="meta")) else "training"
+        what += f", loss and all its gradients in {mode} mode"
     shown = f"{'the picture' if image is None else image} and its mirror image, {image_size[0]}×{image_size[1]}"
     drawn = "random weights" if checkpoint is None else f"the weights of {checkpoint}"
     scope = f"{what} on {shown}; {drawn}; {str(dtype).removeprefix('torch.')} on {device}"
@@ -77,7 +80,9 @@ def check_model(
         parts.append(Evidence(Verdict.UNKNOWN, "transformers equals matmul form", "", reason=reason))
     words = [scope, *(f"not compared with {library}: {reason}" for library, reason in absent.items())]
     evidence = combine(parts, claim, "; ".join(words))
-    numbers = evidence.numbers | {"seconds": time.perf_counter() - start}
+    others = [part.claim.partition(" equals ")[0] for part in parts if part.claim.endswith(" equals matmul form")]
+    compared = [other for other in others if "mask_value" not in other]
+    numbers = evidence.numbers | {"compared with": compared, "seconds": time.perf_counter() - start}
     return dataclasses.replace(evidence, numbers=numbers, seed=seed)
 
 
@@ -185,6 +190,7 @@ class Bench:
 
 
 def _evaluate(network: Network, state: Tensors, images: torch.Tensor, labels: torch.Tensor, gradients: bool) -> Tensors:
+    """Outputs in evaluation mode; then loss and gradients in training mode, but with BatchNorm in evaluation mode."""
     model = network.make(state).to(images.device).eval()
     result: Tensors = {}
     handles = []
@@ -195,26 +201,32 @@ def _evaluate(network: Network, state: Tensors, images: torch.Tensor, labels: to
 
         handles.append(block.register_forward_hook(keep))
     try:
-        with torch.set_grad_enabled(gradients):
-            logits = model(images)
-            result[LOGITS] = logits.detach().cpu()
-            if gradients:
-                model.zero_grad()
-                loss = F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
-                loss.backward()
+        with torch.no_grad():
+            result[LOGITS] = model(images).detach().cpu()
     finally:
         for handle in handles:
             handle.remove()
-    if gradients:
-        result["output loss"] = loss.detach().cpu()
-        found = {name: parameter.grad for name, parameter in model.named_parameters()}
-        lacking = [name for name, gradient in found.items() if gradient is None]
-        if lacking:
-            raise Unknown(f"{network.name} has no gradient of {', '.join(lacking)}")
-        for name, gradient in network.rename({n: g.cpu() for n, g in found.items() if g is not None}).items():
-            result[f"gradient of {name}"] = gradient
-        model.zero_grad()
+    if not gradients:
+        return result
+    # Statistics of two images would turn what BatchNorm sees once an image into ±1.
+    model.train(not _has_batch_norm(model)).zero_grad()
+    with torch.enable_grad():
+        logits = model(images)
+        loss = F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
+        loss.backward()
+    result |= {"output logits for the loss": logits.detach().cpu(), "output loss": loss.detach().cpu()}
+    found = {name: parameter.grad for name, parameter in model.named_parameters()}
+    lacking = [name for name, gradient in found.items() if gradient is None]
+    if lacking:
+        raise Unknown(f"{network.name} has no gradient of {', '.join(lacking)}")
+    for name, gradient in network.rename({n: g.cpu() for n, g in found.items() if g is not None}).items():
+        result[f"gradient of {name}"] = gradient
+    model.zero_grad()
     return result
+
+
+def _has_batch_norm(model: nn.Module) -> bool:
+    return any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
 
 
 def _check_names(got: Tensors, want: Tensors) -> None:

@@ -132,9 +132,9 @@ def subjects(
             expected = f"{' or '.join(near)} (nearest names)" if near else f"one of {', '.join(known)}"
             raise ValueError(message("PAIR", name, expected, CALL))
         if given and name not in CONFIGS:
-            raise ValueError(message(" ".join(given), name, "used with models only", CALL))
+            raise ValueError(message("PAIR", name, f"a model, as {' and '.join(given)} is for models only", CALL))
     if given and not names:
-        raise ValueError(message(" ".join(given), "no model", "used with models that are named", CALL))
+        raise ValueError(message("PAIR", "", f"a model, as {' and '.join(given)} is for models only", CALL))
     everything = [*(name for name in known if name not in CONFIGS), *MODELS]
     return [known[name] for name in dict.fromkeys(names or everything)]
 

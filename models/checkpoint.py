@@ -18,8 +18,6 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from equiv.errors import message
-
 PICKLES = (".pth", ".pt", ".bin")
 INDEX = ".index.json"
 SUFFIXES = (".safetensors", *PICKLES, INDEX)
@@ -77,7 +75,8 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _refused(path: pathlib.Path, expected: str) -> CheckpointError:
-    return CheckpointError(message("path", str(path), expected, "models.checkpoint.read"))
+    # Not by message(), which cuts long values: here the file's name comes last.
+    return CheckpointError(f"`path`={str(path)!r}, but should be {expected} [models.checkpoint.read]")
 
 
 def _format(path: pathlib.Path) -> str:

@@ -29,6 +29,7 @@ ATTENTIONS = {
     "depthwise": ("DepthwiseWindowAttention", None),
 }
 POSITIONS = ("relative", "absolute")
+MASKINGS = ("elementwise", "einsum")
 
 
 class Block(nn.Module):
@@ -183,8 +184,7 @@ class SwinTransformer(nn.Module):
         options |= {} if default is None else {"activation": activation or default}
         options |= self._only("window", attention, "mask_value", mask_value, float("-inf"), call)
         options |= self._only("depthwise", attention, "bias_table", bias_table, "head", call)
-        linear = self._only("linear", attention, "masking", masking, "elementwise", call)
-        options |= linear if self.form.name == "matmul" else {}
+        self._only("linear", attention, "masking", check_choice("masking", masking, MASKINGS, call), MASKINGS[0], call)
         if len(depths) != len(heads) or not depths:
             raise ValueError(message("heads", heads, f"one number for each stage of `depths`={depths}", call))
         shifts = [window // 2] * len(depths) if shifts is None else shifts
@@ -206,6 +206,8 @@ class SwinTransformer(nn.Module):
             blocks = []
             for number in range(check_int("depths", depth, call)):
                 made = self.form.operator(operator, dim, count, shift=shift * (number % 2), **options)
+                if self.form.name == "matmul" and attention == "linear":
+                    made.masking = masking
                 blocks.append(Block(self.form, dim, made, int(dim * mlp_ratio), eps))
             self.layers.append(Stage(downsample, blocks))
         self.norm = self.form.norm(dim, eps)

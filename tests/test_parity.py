@@ -48,8 +48,10 @@ def test_forms_and_libraries_are_equal(dtype):
         assert f"{library} equals matmul form" in claims
         assert (f"matmul form equals {library}" in claims) == (dtype != torch.float64)
     assert "not compared with torchvision: torchvision's ViT takes square images only" in evidence.scope
+    assert "evaluation mode, loss and all its gradients in training mode" in evidence.scope
+    assert evidence.numbers["compared with"] == ["conv form, literal", "conv form, fused", "transformers", "timm"]
     for part in evidence.parts:
-        assert part.numbers["tensors compared"] == 12 + 1 + 1 + 152  # blocks, logits, loss, gradients
+        assert part.numbers["tensors compared"] == 12 + 2 + 1 + 152  # blocks, logits in two modes, loss, gradients
     if dtype == torch.float64:
         assert max(part.numbers["deviation of the logits"] for part in evidence.parts) <= 1e-11
         assert max(part.numbers["largest deviation of a gradient"] for part in evidence.parts) <= 1e-10
@@ -75,8 +77,8 @@ def test_the_first_diverging_block_is_named(changed):
     changed(how)
     evidence = check()
     assert evidence.verdict is Verdict.DIFFERENT
-    # blocks 5 to 11, the logits and the loss
-    assert "conv form, literal equals matmul form: first of 9 diverging stages: output blocks.5:" in evidence.reason
+    # blocks 5 to 11, the logits in both modes and the loss
+    assert "conv form, literal equals matmul form: first of 10 diverging stages: output blocks.5:" in evidence.reason
 
 
 def test_a_wrong_scale_in_an_operator_is_found(monkeypatch):
@@ -98,6 +100,20 @@ def test_a_wrong_gradient_is_found(changed):
     assert "gradient of" in evidence.reason
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_what_is_wrong_in_one_mode_only_is_found(changed, training):
+    def how(model):
+        def wrong(module, args, output):
+            return 1.01 * output if module.training is training else output
+
+        model.blocks[5].mlp.register_forward_hook(wrong)
+
+    changed(how)
+    evidence = check()
+    assert evidence.verdict is Verdict.DIFFERENT
+    assert ("output logits for the loss" in evidence.reason) is training
+
+
 def test_another_eps_in_a_library_is_found(monkeypatch):
     build = libraries.build
 
@@ -111,7 +127,7 @@ def test_another_eps_in_a_library_is_found(monkeypatch):
     monkeypatch.setattr("equiv.networks.libraries.build", changed)
     evidence = check()
     assert evidence.verdict is Verdict.DIFFERENT
-    assert evidence.reason.startswith("transformers equals matmul form: first of 14 diverging stages: output blocks.0")
+    assert evidence.reason.startswith("transformers equals matmul form: first of 15 diverging stages: output blocks.0")
 
 
 def test_a_missing_library_is_said_and_a_missing_transformers_unknown(monkeypatch):
@@ -202,8 +218,8 @@ def test_a_checkpoint_that_does_not_fit_is_unknown(tmp_path):
         (["vit_tiny", "--weights", "nothing.pth"], "`--weights`='nothing.pth', but should be random, own or a file"),
         (["vit_tiny", "--image", "nothing.png"], "File 'nothing.png' does not exist"),
         (["vit_tiny", "--image-size", "0x3"], "`--image-size`='0x3', but should be a positive integer, or two"),
-        (["GlobalAttention", "--image-size", "32"], "used with models only"),
-        (["--image-size", "32"], "used with models that are named"),
+        (["GlobalAttention", "--image-size", "32"], "a model, as --image-size is for models only"),
+        (["--image-size", "32"], "a model, as --image-size is for models only"),
     ],
 )
 def test_wrong_usage(arguments, expected):

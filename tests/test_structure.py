@@ -35,7 +35,7 @@ ALLOWED = {
     "equiv.tables": {"equiv.catalogue", "equiv.conv", "equiv.counting", "equiv.models"},
     "equiv.libraries": {"equiv.errors", "equiv.layout"},
     "equiv.networks": {"equiv.libraries", "equiv.models", "equiv.ladder"},
-    "equiv.parity": {"equiv.networks", "equiv.libraries", "equiv.picture", "equiv.ladder"},
+    "equiv.parity": {"equiv.networks", "equiv.libraries", "equiv.models", "equiv.picture", "equiv.ladder"},
     "equiv.peers": {
         "equiv.errors",
         "equiv.layout",

@@ -204,7 +204,8 @@ def test_table_1_as_markdown_and_json(tmp_path: Path, monkeypatch: pytest.Monkey
         "| --- | --- | --- | --- | --- |",
         "| ViT | Dynamic | Hard (all) | paired d→N→d | 1×1 |",
     ]
-    assert len(lines) == 2 + len(tables.table1())
+    assert len(lines) == 2 + len(tables.table1()) + 2
+    assert lines[-2:] == ["", tables.LEGEND]
     printed = json.loads(equiv("table", "1", "--json").stdout)
     assert [tables.Row(**row) for row in printed] == tables.table1()
     assert equiv("table", "1", "--json", "table.json").stdout == ""

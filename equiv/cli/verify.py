@@ -61,7 +61,13 @@ def _size(ctx: click.Context, _: click.Parameter, text: str | None) -> tuple[int
     help="A picture for models.  [default: the project's own]",
 )
 @click.option("--image-size", callback=_size, metavar="HxW", help="Of the picture.  [default: 224x224]")
-@click.option("--dtype", "dtypes", type=click.Choice(DTYPES), multiple=True, help="Repeatable.  [default: all]")
+@click.option(
+    "--dtype",
+    "dtypes",
+    type=click.Choice(DTYPES),
+    multiple=True,
+    help="Repeatable.  [default: all; for models all but float16]",
+)
 @click.option("--device", "on", type=click.Choice(("cpu", "cuda", "mps")), multiple=True, help="[default: all present]")
 @click.option(
     "--rung", type=click.Choice(RUNGS), default=RUNGS[0], help="symbolic: proofs for all sizes.  [default: float]"
@@ -182,6 +188,13 @@ def _print_verdicts(console: Console, rows: list[tuple[Job, Evidence]], quiet: b
         table.add_row(job.subject.name, job.dtype, job.device, verdict, deviation, tolerance, took)
     if not quiet:
         print_table(console, table)
+        compared = [
+            f"{job.subject.name}: matmul form compared with {', '.join(evidence.numbers['compared with'])}"
+            for job, evidence in rows
+            if "compared with" in evidence.numbers
+        ]
+        for text in dict.fromkeys(compared):
+            console.print(text, soft_wrap=True)
     for job, evidence in rows:
         if evidence.reason:
             value = evidence.verdict.value

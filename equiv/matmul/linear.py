@@ -11,8 +11,6 @@ from equiv.matmul.heads import bias_sum, merge_heads, split_qkv
 from equiv.matmul.modules import Linear, options
 from equiv.matmul.window import WindowOperator
 
-MASKINGS = ("elementwise", "einsum")
-
 
 class LinearAttention(TokenOperator):
     """Attention over all tokens without softmax, in the order that costs ``O(N·d²)`` instead of ``O(N²·d)``.
@@ -92,6 +90,9 @@ class LinearWindowAttention(WindowOperator):
     function with the same arguments this is. As the paper's Swin rows imply, keys and values are not merged here:
     under a mask, each query has a sum of its own.
 
+    How ``M`` is multiplied in is the attribute ``masking``, ``"elementwise"`` or ``"einsum"``: the same numbers, but
+    tools that count operations count an einsum, and the paper's counts imply one for Swin-B and none for Swin-T.
+
     Shapes: input and output ``(B, dim, H, W)``, H and W at least ``window``; ``qkv.weight`` ``(3·dim, dim)``.
     Dtype: any floating dtype, that of the parameters (free under autocast).
 
@@ -103,9 +104,6 @@ class LinearWindowAttention(WindowOperator):
         activation: ``"scaling"`` or ``"none"``.
         qkv_bias: whether ``qkv`` has a bias.
         relative_position: whether there is a bias ``B`` (``relative_position_bias_table``, ``((2w−1)², heads)``).
-        masking: how ``M`` is multiplied in, ``"elementwise"`` or ``"einsum"``; the same numbers, but tools that count
-            operations count an einsum. The paper's counts imply the first for Swin-T and the second for Swin-B.
-            (The convolution form has no such option: it masks nothing.)
 
     Raises:
         TypeError, ValueError: on arguments, and inputs to forward, other than these; the message names the argument.
@@ -118,6 +116,8 @@ class LinearWindowAttention(WindowOperator):
         torch.Size([4, 8, 5, 7])
     """
 
+    masking = "elementwise"
+
     def __init__(
         self,
         dim: int,
@@ -128,7 +128,6 @@ class LinearWindowAttention(WindowOperator):
         activation: str = "scaling",
         qkv_bias: bool = True,
         relative_position: bool = True,
-        masking: str = "elementwise",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -136,7 +135,6 @@ class LinearWindowAttention(WindowOperator):
         call = type(self).__name__
         factory = check_factory(device, dtype, call)
         self.activation = check_choice("activation", activation, LINEAR_ACTIVATIONS, call)
-        self.masking = check_choice("masking", masking, MASKINGS, call)
         self.qkv = Linear(dim, 3 * dim, bias=qkv_bias, **factory)
         self.proj = Linear(dim, dim, **factory)
         self._add_bias_table(heads, factory)
@@ -151,6 +149,4 @@ class LinearWindowAttention(WindowOperator):
         return self.proj(merge_heads(torch.einsum("bwhij,wij->bwhij", z, selected.to(z.dtype)) @ v))
 
     def extra_repr(self) -> str:
-        return options(
-            self, "dim", "heads", "window", "shift", "activation", "qkv_bias", "relative_position", "masking"
-        )
+        return options(self, "dim", "heads", "window", "shift", "activation", "qkv_bias", "relative_position")

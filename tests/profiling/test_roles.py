@@ -28,7 +28,8 @@ def subjects() -> list[tuple[str, str, nn.Module, torch.Tensor]]:
             for form in ("matmul", "literal", "fused"):
                 name = "matmul" if form == "matmul" else "conv"
                 found.append((f"{pair.name}-{number}-{form}", name, pair.build(form, case), torch.randn(case.shape)))
-    einsum = matmul.LinearWindowAttention(8, 2, window=3, shift=1, masking="einsum")
+    einsum = matmul.LinearWindowAttention(8, 2, window=3, shift=1)
+    einsum.masking = "einsum"
     found.append(("masking-einsum", "matmul", einsum, torch.randn(1, 8, 5, 7)))
     found.append(("normed", "conv", nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)), torch.randn(2, 3, 4, 4)))
     small = {"vit_tiny": VIT, "swin_tiny": SWIN, "dwnet_tiny": DWNET, "dconv_resnet50": RESNET}
