@@ -60,7 +60,8 @@ def load(path: str | os.PathLike[str] | None = None, size: int | tuple[int, int]
     # Pillow's plugins raise many types on broken files: OSError, SyntaxError, struct.error, DecompressionBombError, ...
     except Exception as error:
         # Not by message(), which cuts long values: here the file's name comes last.
-        raise ValueError(f"`path`={str(source)!r}, but should be an image ({error}) [picture.load]") from error
+        reason = str(error).partition(" <_io.")[0]
+        raise ValueError(f"`path`={str(source)!r}, but should be an image ({reason}) [picture.load]") from error
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BICUBIC)
 

@@ -189,7 +189,7 @@ def _print_verdicts(console: Console, rows: list[tuple[Job, Evidence]], quiet: b
     if not quiet:
         print_table(console, table)
         compared = [
-            f"{job.subject.name}: matmul form compared with {', '.join(evidence.numbers['compared with'])}"
+            f"{job.subject.name}: matmul form compared with {'; '.join(evidence.numbers['compared with'])}"
             for job, evidence in rows
             if "compared with" in evidence.numbers
         ]
