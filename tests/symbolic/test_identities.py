@@ -148,3 +148,9 @@ def test_normal_forms_do_not_depend_on_the_hash_seed():
 def test_proofs_need_no_torch():
     code = "import sys, equiv.symbolic; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("seed", [16, 17, 18, 19, 21])
+def test_the_bridge_of_windows_meets_no_ties(seed):
+    """Fused kernels break ties of softmax by rounding; with these seeds it once was DIFFERENT."""
+    assert bridge(4, seed).verdict is Verdict.EQUAL
